@@ -1,0 +1,284 @@
+"""Validated settings: what one run trains, how, and with which optimizer parameters."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any
+
+from esam_tune.errors import InputError, choose_from
+
+Value = float | int | str | bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain:
+    """The values one parameter may take."""
+
+    kind: type[float] | type[int] | type[bool] | type[str]
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+    choices: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """The bound as a reader of an error message wants it."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.kind is bool:
+            return "true or false"
+        what = "an integer" if self.kind is int else "a number"
+        if math.isinf(self.low) and math.isinf(self.high):
+            return what
+        if math.isinf(self.high):
+            return f"{what} {'>' if self.low_open else '>='} {self.low:g}"
+        left, right = "(" if self.low_open else "[", ")" if self.high_open else "]"
+        return f"{what} in {left}{self.low:g}, {self.high:g}{right}"
+
+    def check(self, name: str, value: object) -> Value:
+        """Return ``value`` in this domain's type.
+
+        Raises:
+            InputError: when it has another type or lies out of bounds.
+        """
+        if self.choices:
+            if not isinstance(value, str) or value not in self.choices:
+                raise InputError(
+                    name, f"must be {self}, got {value!r}", choose_from(self.choices, value)
+                )
+            return value
+        if self.kind is bool:
+            if not isinstance(value, bool):
+                raise InputError(name, f"must be {self}, got {value!r}", "write true or false")
+            return value
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if self.kind is int and number and float(value) == math.floor(float(value)):  # type: ignore[arg-type]
+            value = int(value)  # type: ignore[call-overload]
+        wrong_type = not number or (self.kind is int and not isinstance(value, int))
+        if wrong_type or not self._contains(float(value)):  # type: ignore[arg-type]
+            raise InputError(name, f"must be {self}, got {value!r}", f"set it to {self}")
+        return self.kind(value)  # type: ignore[arg-type, return-value]
+
+    def _contains(self, value: float) -> bool:
+        if not math.isfinite(value):
+            return False
+        above = value > self.low if self.low_open else value >= self.low
+        below = value < self.high if self.high_open else value <= self.high
+        return above and below
+
+
+POSITIVE = Domain(kind=float, low=0.0, low_open=True)
+NOT_NEGATIVE = Domain(kind=float, low=0.0)
+SHARE = Domain(kind=float, low=0.0, high=1.0, low_open=True)
+COUNT = Domain(kind=int, low=1)
+SEED = Domain(kind=int, low=0, high=2**31 - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerKind:
+    """An optimizer a trial may use: the hyperparameters it reads, with their defaults."""
+
+    label: str
+    defaults: Mapping[str, Value]
+
+
+OPTIMIZERS: dict[str, OptimizerKind] = {
+    "sgd": OptimizerKind(label="SGD", defaults={}),
+    "sam": OptimizerKind(label="SAM", defaults={"rho": 0.05}),
+    "asam": OptimizerKind(label="ASAM", defaults={"rho": 0.5}),
+    "esam": OptimizerKind(
+        label="ESAM",
+        defaults={
+            "beta": 0.6,
+            "gamma": 0.5,
+            "rho": 0.05,
+            "selection": "exact",
+            "adaptive": False,
+        },
+    ),
+}
+
+SELECTIONS = ("exact",)
+
+HYPERPARAMETERS: dict[str, Domain] = {
+    "beta": SHARE,
+    "gamma": SHARE,
+    "rho": NOT_NEGATIVE,
+    "selection": Domain(kind=str, choices=SELECTIONS),
+    "adaptive": Domain(kind=bool),
+}
+
+TRAINING: dict[str, Domain] = {
+    "epochs": COUNT,
+    "batch_size": COUNT,
+    "lr": POSITIVE,
+    "momentum": Domain(kind=float, low=0.0, high=1.0, high_open=True),
+    "weight_decay": NOT_NEGATIVE,
+}
+
+# A trial may change how it is trained, but not for how long: trials of one study stay comparable.
+TRIAL_TRAINING = ("batch_size", "lr", "momentum", "weight_decay")
+
+PARAMETERS: dict[str, Domain] = {
+    "optimizer": Domain(kind=str, choices=tuple(OPTIMIZERS)),
+    **HYPERPARAMETERS,
+    **{name: TRAINING[name] for name in TRIAL_TRAINING},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSettings:
+    """What is trained: data, its splits and the network.
+
+    Args:
+        dataset: name of a data set.
+        model: name of a network.
+        label_noise: share of the training labels that is replaced by another class, in [0, 1).
+        split_seed: fixes the train, validation and test splits and the label noise.
+    """
+
+    dataset: str
+    model: str
+    label_noise: float = 0.0
+    split_seed: int = 0
+
+
+TASK: dict[str, Domain] = {
+    "dataset": Domain(kind=str, choices=("digits",)),
+    "model": Domain(kind=str, choices=("small_cnn",)),
+    "label_noise": Domain(kind=float, low=0.0, high=1.0, high_open=True),
+    "split_seed": SEED,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How it is trained: SGD with momentum under a cosine learning rate.
+
+    Args:
+        epochs: passes over the training split.
+        batch_size: samples of one step, over all workers of the trial together.
+        lr: initial learning rate.
+        momentum: SGD's momentum.
+        weight_decay: SGD's weight decay.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+
+
+def check_keys(name: str, received: object, known: Iterable[str], required: Iterable[str]) -> None:
+    """Require a mapping with no unknown and no missing key.
+
+    Raises:
+        InputError: naming the first offending key and the nearest known one.
+    """
+    prefix = f"{name}." if name else ""
+    known = tuple(known)
+    if not isinstance(received, Mapping):
+        raise InputError(
+            name or "file", f"must be a mapping, got {received!r}", "write `key: value` lines"
+        )
+    for key in received:
+        if key not in known:
+            raise InputError(f"{prefix}{key}", "unknown key", choose_from(known, key))
+    for key in required:
+        if key not in received:
+            raise InputError(f"{prefix}{key}", "required but missing", f"add `{key}: ...`")
+
+
+def _section(name: str, cls: Any, domains: Mapping[str, Domain], received: object) -> Any:
+    required = [f.name for f in fields(cls) if f.default is MISSING]
+    check_keys(name, received, domains, required)
+    assert isinstance(received, Mapping)
+    return cls(**{key: domains[key].check(f"{name}.{key}", v) for key, v in received.items()})
+
+
+def task_settings(received: object) -> TaskSettings:
+    """Validate the ``task`` section of a file."""
+    settings: TaskSettings = _section("task", TaskSettings, TASK, received)
+    return settings
+
+
+def training_settings(received: object) -> TrainingSettings:
+    """Validate the ``training`` section of a file."""
+    settings: TrainingSettings = _section("training", TrainingSettings, TRAINING, received)
+    return settings
+
+
+def complete_params(name: str, received: object) -> dict[str, Value]:
+    """Validate one trial's parameters and fill in the optimizer's defaults.
+
+    Raises:
+        InputError: for an unknown parameter, a value out of bounds, or a hyperparameter that the
+            optimizer does not read.
+    """
+    check_keys(name, received, PARAMETERS, ["optimizer"])
+    assert isinstance(received, Mapping)
+    params = {key: PARAMETERS[key].check(f"{name}.{key}", v) for key, v in received.items()}
+    optimizer = str(params["optimizer"])
+    used = OPTIMIZERS[optimizer].defaults
+    for key in params:
+        if key in HYPERPARAMETERS and key not in used:
+            raise InputError(
+                f"{name}.{key}",
+                f"{optimizer} does not read it, got {params[key]!r}",
+                "remove it or use another optimizer",
+            )
+    ordered: dict[str, Value] = {"optimizer": optimizer}
+    ordered.update({key: params.get(key, default) for key, default in used.items()})
+    ordered.update({key: v for key, v in params.items() if key in TRIAL_TRAINING})
+    return ordered
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSettings:
+    """Everything that fixes one run; what a settings file holds.
+
+    Args:
+        task: what is trained.
+        training: how; entries of ``params`` such as ``lr`` are already merged into it.
+        params: the trial's parameters, ``optimizer`` among them.
+        seed: fixes initial weights, sample order and the optimizer's masks.
+        origin: the study and trial it was chosen from, for the record.
+    """
+
+    task: TaskSettings
+    training: TrainingSettings
+    params: Mapping[str, Value]
+    seed: int = 0
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as :func:`trial_settings` reads them."""
+        document = asdict(self)
+        document["params"] = dict(self.params)
+        document["origin"] = dict(self.origin)
+        return document
+
+
+def trial_settings(received: object) -> TrialSettings:
+    """Validate a settings document.
+
+    Raises:
+        InputError: naming the field that is wrong.
+    """
+    known = [f.name for f in fields(TrialSettings)]
+    check_keys("", received, known, ["task", "training", "params"])
+    assert isinstance(received, Mapping)
+    origin = received.get("origin") or {}
+    if not isinstance(origin, Mapping):
+        raise InputError("origin", f"must be a mapping, got {origin!r}", "remove it")
+    params = complete_params("params", received["params"])
+    training = training_settings(received["training"])
+    overrides: dict[str, Any] = {key: params[key] for key in TRIAL_TRAINING if key in params}
+    return TrialSettings(
+        task=task_settings(received["task"]),
+        training=TrainingSettings(**{**asdict(training), **overrides}),
+        params=params,
+        seed=int(SEED.check("seed", received.get("seed", 0))),
+        origin=dict(origin),
+    )

@@ -1,0 +1,263 @@
+"""The loop one worker runs. It imports torch alone, so it runs on a bare GPU machine."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from esam_tune import metrics as keys
+from esam_tune.config import TrainingSettings, TrialSettings, Value
+from esam_tune.optim import ESAM, BaseStep, PerSampleOptimizer, step_flops_ratio
+from esam_tune.step_timer import StepTimer
+from esam_tune.tasks.data import BatchOrder, Split, check_batch_size, load_split
+from esam_tune.tasks.models import build_model
+
+_EVALUATION_ROWS = 1024
+
+
+class Report(Protocol):
+    """Receives an epoch's metrics, and how to take the state that continues from there."""
+
+    def __call__(self, metrics: dict[str, float], state: Callable[[], dict[str, Any]]) -> None:
+        """Called once an epoch on every worker, with metrics reduced over workers."""
+
+
+class DivergedError(RuntimeError):
+    """The training loss is no longer finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """This process' place among the workers of a trial."""
+
+    rank: int = 0
+    workers: int = 1
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 - devices are immutable
+
+    def sum(self, values: Tensor) -> Tensor:
+        """``values`` added up over the workers, element by element."""
+        if self.workers > 1:
+            dist.all_reduce(values)
+        return values
+
+    def replicate(self, model: nn.Module) -> nn.Module:
+        """The model as it is trained: in DistributedDataParallel where there are more workers."""
+        if self.workers == 1:
+            return model
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        # Buffers are averaged once an epoch instead: a broadcast would let the first worker's
+        # BatchNorm statistics overwrite the others'.
+        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+    def average_buffers(self, model: nn.Module) -> None:
+        """Replace floating-point buffers (BatchNorm's statistics) by their mean over workers."""
+        if self.workers > 1:
+            for buffer in model.buffers():
+                if buffer.is_floating_point():
+                    dist.all_reduce(buffer)
+                    buffer /= self.workers
+
+
+def build_base(training: TrainingSettings, model: nn.Module) -> torch.optim.SGD:
+    """The base optimizer: SGD with momentum, as in the paper."""
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=training.lr,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+    )
+
+
+def build_optimizer(
+    params: Mapping[str, Value], training: TrainingSettings, model: nn.Module, seed: int
+) -> PerSampleOptimizer:
+    """The optimizer that a trial's parameters describe.
+
+    SAM is ESAM at beta = gamma = 1, ASAM its adaptive form.
+    """
+    base = build_base(training, model)
+    name = params["optimizer"]
+    if name == "sgd":
+        return BaseStep(base, model=model)
+    if name in ("sam", "asam"):
+        own: dict[str, Any] = {"beta": 1.0, "gamma": 1.0, "adaptive": name == "asam"}
+    else:
+        own = {key: params[key] for key in ("beta", "gamma", "selection", "adaptive")}
+    return ESAM(base, rho=float(params["rho"]), model=model, seed=seed, **own)
+
+
+def sample_losses(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of each sample, shape (n,)."""
+    return F.cross_entropy(model(images), labels, reduction="none")
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, split: Split, worker: Worker) -> tuple[float, float]:
+    """Mean loss and accuracy (0..1) on a split that the workers share out among them."""
+    model.eval()
+    sums = torch.zeros(2, dtype=torch.float64, device=worker.device)
+    images = split.images[worker.rank :: worker.workers]
+    labels = split.labels[worker.rank :: worker.workers]
+    for rows in torch.arange(len(labels), device=worker.device).split(_EVALUATION_ROWS):
+        logits = model(images[rows])
+        sums[0] += F.cross_entropy(logits, labels[rows], reduction="sum")
+        sums[1] += (logits.argmax(1) == labels[rows]).sum()
+    model.train()
+    loss, accuracy = (worker.sum(sums) / len(split)).tolist()
+    return loss, accuracy
+
+
+def count_flops_ratio(settings: TrialSettings, split: Split, workers: int) -> float:
+    """Counted FLOPs of a step of this trial's optimizer over the base optimizer's."""
+    rows = settings.training.batch_size // workers
+    model = build_model(settings.task.model, split.images.shape[1], split.num_classes, 0)
+
+    def build(copy: nn.Module) -> PerSampleOptimizer:
+        return build_optimizer(settings.params, settings.training, copy, settings.seed)
+
+    return step_flops_ratio(build, model, split.images[:rows], split.labels[:rows])
+
+
+def train(
+    settings: TrialSettings,
+    report: Report,
+    *,
+    worker: Worker | None = None,
+    resume: Mapping[str, Any] | None = None,
+    read_test: bool = False,
+) -> nn.Module:
+    """Train one setting and report each epoch.
+
+    Args:
+        settings: what and how.
+        report: receives each epoch's metrics; see :class:`Report`.
+        worker: of several in a trial; one CPU worker if left out.
+        resume: a state that ``report`` was offered earlier; training goes on after its epoch and
+            on the CPU gives bit for bit what it would have given undisturbed.
+        read_test: whether the last epoch's report holds the test split's accuracy and loss too.
+            A search leaves it off.
+
+    Returns:
+        The trained network, in evaluation mode.
+
+    Raises:
+        DivergedError: when an epoch's training loss is not finite.
+        InputError: when the batch size does not fit the data or the workers.
+    """
+    worker = worker or Worker()
+    training = settings.training
+    on_train = load_split(settings.task, "train").to(worker.device)
+    on_val = load_split(settings.task, "val").to(worker.device)
+    check_batch_size(training.batch_size, worker.workers, on_train)
+
+    torch.manual_seed(settings.seed + worker.rank)
+    model = build_model(
+        settings.task.model, on_train.images.shape[1], on_train.num_classes, settings.seed
+    ).to(worker.device)
+    replica = worker.replicate(model)
+    optimizer = build_optimizer(settings.params, training, replica, settings.seed)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer.base_optimizer, training.epochs
+    )
+    order = BatchOrder(
+        len(on_train),
+        training.batch_size,
+        settings.seed,
+        rank=worker.rank,
+        workers=worker.workers,
+    )
+    timer = StepTimer(model, lambda copy: build_base(training, copy), worker.replicate)
+    flops_ratio = count_flops_ratio(settings, on_train, worker.workers)
+    first = 1
+    if resume is not None:
+        model.load_state_dict(resume["model"])
+        optimizer.load_state_dict(resume["optimizer"])
+        schedule.load_state_dict(resume["schedule"])
+        order.load_state_dict(resume["order"])
+        timer.load_state_dict(resume["timer"])
+        torch.set_rng_state(resume["rng"])
+        first = int(resume["epoch"]) + 1
+
+    model.train()
+    for epoch in range(first, training.epochs + 1):
+        train_loss, seconds = _epoch(
+            replica, optimizer, on_train, order, timer, worker, pairs=timer.pairs(training.epochs)
+        )
+        if not math.isfinite(train_loss):
+            raise DivergedError(f"training loss is {train_loss} in epoch {epoch}")
+        schedule.step()
+        worker.average_buffers(model)
+        val_loss, val_accuracy = evaluate(model, on_val, worker)
+        measured = {
+            keys.EPOCH: epoch,
+            keys.TRAIN_LOSS: train_loss,
+            keys.VAL_LOSS: val_loss,
+            keys.VAL_ACCURACY: val_accuracy,
+            keys.STEP_FLOPS_RATIO: flops_ratio,
+            keys.STEP_TIME_RATIO: timer.ratio(),
+            keys.EPOCH_SECONDS: seconds,
+            keys.IMAGES_PER_SECOND: order.steps * training.batch_size / seconds,
+        }
+        if read_test and epoch == training.epochs:
+            on_test = load_split(settings.task, "test").to(worker.device)
+            measured[keys.TEST_LOSS], measured[keys.TEST_ACCURACY] = evaluate(
+                model, on_test, worker
+            )
+
+        def state(epoch: int = epoch) -> dict[str, Any]:
+            return {
+                "epoch": epoch,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "order": order.state_dict(),
+                "timer": timer.state_dict(),
+                "rng": torch.get_rng_state(),
+            }
+
+        report(measured, state)
+    return model.eval()
+
+
+def _epoch(
+    model: nn.Module,
+    optimizer: PerSampleOptimizer,
+    split: Split,
+    order: BatchOrder,
+    timer: StepTimer,
+    worker: Worker,
+    *,
+    pairs: int,
+) -> tuple[float, float]:
+    """Train one epoch; mean loss at w over all workers, and seconds without measuring cost."""
+    loss_sum = torch.zeros((), dtype=torch.float64, device=worker.device)
+    timed = {int((index + 0.5) * order.steps / pairs) for index in range(pairs)}
+    start, aside = time.perf_counter(), 0.0
+    for index, drawn in enumerate(order.epoch()):
+        rows = drawn.to(worker.device)
+        images, labels = split.images[rows], split.labels[rows]
+
+        def closure(
+            selected: Tensor | None, images: Tensor = images, labels: Tensor = labels
+        ) -> Tensor:
+            if selected is None:
+                return sample_losses(model, images, labels)
+            return sample_losses(model, images[selected], labels[selected])
+
+        with timer.beside(images, labels) if index in timed else nullcontext():
+            losses = optimizer.step(closure)
+        aside += timer.take_aside()
+        loss_sum += losses.sum(dtype=torch.float64)
+    if worker.device.type == "cuda":
+        torch.cuda.synchronize(worker.device)
+    seconds = time.perf_counter() - start - aside
+    samples = order.steps * len(drawn) * worker.workers
+    return float(worker.sum(loss_sum)) / samples, seconds

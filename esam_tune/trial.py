@@ -1,0 +1,200 @@
+"""One setting -> one run: in this process, or on a ``TorchTrainer`` worker group.
+
+Both run the same :func:`esam_tune.training.train`; they differ in who receives its reports.
+"""
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from esam_tune.config import trial_settings
+
+_log = logging.getLogger(__name__)
+
+# Keys of a report beside the metrics.
+FAILURE = "failure"
+CHECKPOINT_PATH = "checkpoint_path"
+
+_STATE_FILE = "state-{rank}.pt"
+# A worker group is restarted from its last checkpoint after a lost worker or node.
+_GROUP_RESTARTS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """One run, in plain values that travel to another process.
+
+    Args:
+        settings: a settings document, see :func:`esam_tune.config.trial_settings`.
+        run_id: names the run and its folder in ``storage``.
+        storage: folder or URI that receives a worker group's checkpoints.
+        workers: processes that train it together.
+        gpus_per_worker: 0 trains on the CPU.
+        threads: of torch in each worker.
+        resume_from: checkpoint folder of an earlier process, or None.
+        checkpoint_seconds: least time between two checkpoints.
+        read_test: whether to read the test split after the last epoch.
+    """
+
+    settings: Mapping[str, Any]
+    run_id: str
+    storage: str
+    workers: int = 1
+    gpus_per_worker: float = 0.0
+    threads: int = 1
+    resume_from: str | None = None
+    checkpoint_seconds: float = 5.0
+    read_test: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as the runners take them."""
+        return asdict(self)
+
+
+class _Emit(Protocol):
+    """Hands a report to whoever runs the trial; ``folder`` holds a checkpoint to keep."""
+
+    def __call__(self, metrics: dict[str, Any], folder: str | None) -> None: ...
+
+
+def run_in_process(request: Mapping[str, Any]) -> None:
+    """Tune trainable: train a one-worker request in this very process."""
+    from ray import tune
+
+    def emit(metrics: dict[str, Any], folder: str | None) -> None:
+        checkpoint = tune.Checkpoint.from_directory(folder) if folder else None
+        tune.report(metrics, checkpoint=checkpoint)
+
+    run = RunRequest(**request)
+    try:
+        _run(run, emit, tune.get_checkpoint(), rank=0, device=_device(run))
+    except Exception as error:  # noqa: BLE001 - a failed trial must not end the study or its actor
+        _log.exception("trial %s failed", run.run_id)
+        tune.report({FAILURE: describe(error)})
+
+
+def run_in_group(request: Mapping[str, Any]) -> None:
+    """Tune trainable: drive a worker group that trains the request, and pass its reports on."""
+    from ray import train, tune
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    run = RunRequest(**request)
+    resources = {"CPU": float(run.threads)}
+    if run.gpus_per_worker:
+        resources["GPU"] = run.gpus_per_worker
+    trainer = TorchTrainer(
+        train_group_member,
+        train_loop_config=run.to_dict(),
+        scaling_config=train.ScalingConfig(
+            num_workers=run.workers,
+            use_gpu=run.gpus_per_worker > 0,
+            resources_per_worker=resources,
+        ),
+        run_config=train.RunConfig(
+            name=run.run_id,
+            storage_path=run.storage,
+            callbacks=[TuneReportCallback()],
+            failure_config=train.FailureConfig(max_failures=_GROUP_RESTARTS),
+            checkpoint_config=train.CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:  # noqa: BLE001 - a failed trial must not end the study
+        _log.exception("trial %s failed", run.run_id)
+        tune.report({FAILURE: describe(error)})
+
+
+def train_group_member(request: Mapping[str, Any]) -> None:
+    """What each worker of a group runs."""
+    from ray import train
+    from ray.train.torch import get_device
+
+    from esam_tune.training import DivergedError
+
+    def emit(metrics: dict[str, Any], folder: str | None) -> None:
+        checkpoint = train.Checkpoint.from_directory(folder) if folder else None
+        train.report(metrics, checkpoint=checkpoint)
+
+    run = RunRequest(**request)
+    rank = train.get_context().get_world_rank()
+    try:
+        _run(run, emit, train.get_checkpoint(), rank=rank, device=get_device())
+    except DivergedError as error:
+        # Every worker sees the same loss and comes here: no restart would help.
+        emit({FAILURE: describe(error)}, None)
+
+
+def describe(error: BaseException) -> str:
+    """One line that says why a run failed, without the tracebacks that wrappers put into it."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[-1] if lines else 'no message'}"
+
+
+def _device(run: RunRequest) -> Any:
+    import torch
+
+    return torch.device("cuda" if run.gpus_per_worker and torch.cuda.is_available() else "cpu")
+
+
+def _run(run: RunRequest, emit: _Emit, own_checkpoint: Any, *, rank: int, device: Any) -> None:
+    """Train, continuing from the newest checkpoint there is, and emit each epoch's report.
+
+    Args:
+        run: the request.
+        emit: receives the reports.
+        own_checkpoint: a Ray checkpoint of this very attempt's predecessor, or None.
+        rank: of this worker.
+        device: torch device of this worker.
+    """
+    import torch
+
+    from esam_tune.training import Worker, train
+
+    torch.set_num_threads(run.threads)
+    worker = Worker(rank=rank, workers=run.workers, device=device)
+    settings = trial_settings(run.settings)
+    last_epoch = settings.training.epochs
+    last_saved = time.monotonic()
+
+    def report(metrics: dict[str, float], state: Callable[[], dict[str, Any]]) -> None:
+        nonlocal last_saved
+        waited = time.monotonic() - last_saved
+        due = torch.tensor(float(rank == 0 and waited >= run.checkpoint_seconds), device=device)
+        if metrics["epoch"] == last_epoch or not worker.sum(due):
+            emit(dict(metrics), None)
+            return
+        with tempfile.TemporaryDirectory(prefix="esam-tune-") as folder:
+            torch.save(state(), Path(folder, _STATE_FILE.format(rank=rank)))
+            emit(dict(metrics), folder)
+        last_saved = time.monotonic()
+
+    train(
+        settings,
+        report,
+        worker=worker,
+        resume=_load_state(own_checkpoint, run.resume_from, rank),
+        read_test=run.read_test,
+    )
+
+
+def _load_state(own_checkpoint: Any, resume_from: str | None, rank: int) -> dict[str, Any] | None:
+    import torch
+    from ray.train import Checkpoint
+
+    checkpoint = own_checkpoint or (Checkpoint(resume_from) if resume_from else None)
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        state: dict[str, Any] = torch.load(
+            Path(folder, _STATE_FILE.format(rank=rank)), map_location="cpu", weights_only=True
+        )
+    return state
