@@ -1,0 +1,33 @@
+"""ESAM and its baselines as `torch.optim` optimizers over per-sample losses.
+
+Imports nothing but torch: a step runs and is measured on a bare GPU machine.
+"""
+
+from esam_tune.optim.base import BaseStep, PerSampleOptimizer
+from esam_tune.optim.cost import count_step_flops, step_flops_ratio
+from esam_tune.optim.esam import ESAM, SELECTIONS
+from esam_tune.optim.masks import (
+    BernoulliMasks,
+    Mask,
+    MaskCycle,
+    MaskSource,
+    stratified_masks,
+)
+from esam_tune.optim.passes import Closure
+from esam_tune.optim.selection import select_rows
+
+__all__ = [
+    "Closure",
+    "PerSampleOptimizer",
+    "BaseStep",
+    "ESAM",
+    "SELECTIONS",
+    "Mask",
+    "MaskSource",
+    "BernoulliMasks",
+    "MaskCycle",
+    "stratified_masks",
+    "select_rows",
+    "count_step_flops",
+    "step_flops_ratio",
+]
