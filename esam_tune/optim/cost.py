@@ -1,7 +1,6 @@
 """Counted cost of an optimizer's step.
 
-FLOPs are what `torch.utils.flop_counter` counts: matrix products, convolutions and attention, with
-a multiply-add as 2. Elementwise work is not in them.
+What is counted is written in `flops`: matrix products, convolutions and attention.
 """
 
 import copy
@@ -11,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from esam_tune.optim.arguments import checked_count
 from esam_tune.optim.base import BaseStep, PerSampleOptimizer
 from esam_tune.optim.distributed import bare_module
+from esam_tune.optim.flops import FlopCounter
 from esam_tune.optim.masks import Mask, MaskCycle, stratified_masks
 
 Build = Callable[[nn.Module], PerSampleOptimizer]
@@ -120,12 +119,14 @@ def _mean_flops(
             return loss(model(inputs), targets)
         return loss(model(inputs[rows]), targets[rows])
 
+    counter = FlopCounter()
+
     def counted() -> float:
-        counter = FlopCounterMode(display=False)
+        before = counter.total
         with counter:
             for _ in range(optimizer.period):
                 optimizer.step(closure)
-        return float(counter.get_total_flops()) / optimizer.period
+        return (counter.total - before) / optimizer.period
 
     if optimizer.masks is None:
         return counted()

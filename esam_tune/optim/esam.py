@@ -42,7 +42,7 @@ class ESAM(PerSampleOptimizer):
     5. w is put back bit for bit, and the base optimizer steps with that gradient.
 
     A zero norm leaves w unperturbed. A clean gradient with inf or NaN makes the final gradient NaN
-    in all weights: with a `scaler` the step is then skipped, without one it spoils the weights, as
+    too, in every tensor: with a `scaler` the step is then skipped, without one it spoils the weights, as
     it would under the base optimizer. If a closure raises, the weights, `requires_grad` and the
     running statistics of the clean pass are as the error's pass found them, unperturbed.
 
