@@ -51,13 +51,11 @@ class Domain:
             if not isinstance(value, bool):
                 raise InputError(name, f"must be {self}, got {value!r}", "write true or false")
             return value
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if self.kind is int and number and float(value) == math.floor(float(value)):  # type: ignore[arg-type]
-            value = int(value)  # type: ignore[call-overload]
-        wrong_type = not number or (self.kind is int and not isinstance(value, int))
-        if wrong_type or not self._contains(float(value)):  # type: ignore[arg-type]
-            raise InputError(name, f"must be {self}, got {value!r}", f"set it to {self}")
-        return self.kind(value)  # type: ignore[arg-type, return-value]
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            fits = self.kind is float or float(value).is_integer()
+            if fits and self._contains(float(value)):
+                return int(value) if self.kind is int else float(value)
+        raise InputError(name, f"must be {self}, got {value!r}", f"set it to {self}")
 
     def _contains(self, value: float) -> bool:
         if not math.isfinite(value):

@@ -16,13 +16,14 @@ from typing import Any, TextIO
 Event = dict[str, Any]
 
 # Kinds of events.
-STUDY = "study"  # description of the study; the first line
+STUDY = "study"  # study_id, space, workers_per_trial, tracking_uri, versions; the first line
 TRIAL_START = "trial_start"  # trial_id, params, baseline, label, optuna_number
 EPOCH = "epoch"  # trial_id, metrics
 CHECKPOINT = "checkpoint"  # trial_id, path
 TRIAL_END = "trial_end"  # trial_id, state, reason, metrics
-STUDY_END = "study_end"  # interrupted, artifacts: name -> path
-BUDGET = "budget"  # trials: the search budget, when --resume changes it
+STUDY_RESUME = "study_resume"  # another process goes on with the study
+STUDY_END = "study_end"  # state, artifacts, front, chosen
+BUDGET = "budget"  # space: with the budget that --resume asked for
 
 
 class JournalError(RuntimeError):

@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 FAILURE = "failure"
 CHECKPOINT_PATH = "checkpoint_path"
 
-_STATE_FILE = "state-{rank}.pt"
+STATE_FILE = "state-{rank}.pt"
 # A worker group is restarted from its last checkpoint after a lost worker or node.
 _GROUP_RESTARTS = 2
 
@@ -37,7 +37,8 @@ class RunRequest:
         threads: of torch in each worker.
         resume_from: checkpoint folder of an earlier process, or None.
         checkpoint_seconds: least time between two checkpoints.
-        read_test: whether to read the test split after the last epoch.
+        read_test: whether this is a final training: after the last epoch the test split is read
+            and a checkpoint is kept.
     """
 
     settings: Mapping[str, Any]
@@ -75,6 +76,30 @@ def run_in_process(request: Mapping[str, Any]) -> None:
     except Exception as error:  # noqa: BLE001 - a failed trial must not end the study or its actor
         _log.exception("trial %s failed", run.run_id)
         tune.report({FAILURE: describe(error)})
+
+
+def run_here(run: RunRequest, receive: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Train a one-worker request in this very process, without Ray.
+
+    Args:
+        run: the request, with ``read_test``.
+        receive: takes each epoch's metrics.
+
+    Returns:
+        The state dict of the trained network.
+
+    Raises:
+        DivergedError: when the loss is no longer finite.
+    """
+    weights: dict[str, Any] = {}
+
+    def emit(metrics: dict[str, Any], folder: str | None) -> None:
+        if folder:
+            weights.update(load_weights(folder))
+        receive(metrics)
+
+    _run(run, emit, None, rank=0, device=_device(run))
+    return weights
 
 
 def run_in_group(request: Mapping[str, Any]) -> None:
@@ -130,6 +155,11 @@ def train_group_member(request: Mapping[str, Any]) -> None:
         emit({FAILURE: describe(error)}, None)
 
 
+def load_weights(folder: str | Path) -> dict[str, Any]:
+    """The network's state dict from a checkpoint folder of a run."""
+    return dict(_load_file(folder, 0)["model"])
+
+
 def describe(error: BaseException) -> str:
     """One line that says why a run failed, without the tracebacks that wrappers put into it."""
     cause: BaseException = error
@@ -168,12 +198,15 @@ def _run(run: RunRequest, emit: _Emit, own_checkpoint: Any, *, rank: int, device
     def report(metrics: dict[str, float], state: Callable[[], dict[str, Any]]) -> None:
         nonlocal last_saved
         waited = time.monotonic() - last_saved
-        due = torch.tensor(float(rank == 0 and waited >= run.checkpoint_seconds), device=device)
-        if metrics["epoch"] == last_epoch or not worker.sum(due):
+        wanted = (
+            run.read_test if metrics["epoch"] == last_epoch else waited >= run.checkpoint_seconds
+        )
+        # The clocks of the workers differ: the first worker decides for all.
+        if not worker.sum(torch.tensor(float(wanted and rank == 0), device=device)):
             emit(dict(metrics), None)
             return
         with tempfile.TemporaryDirectory(prefix="esam-tune-") as folder:
-            torch.save(state(), Path(folder, _STATE_FILE.format(rank=rank)))
+            torch.save(state(), Path(folder, STATE_FILE.format(rank=rank)))
             emit(dict(metrics), folder)
         last_saved = time.monotonic()
 
@@ -187,14 +220,21 @@ def _run(run: RunRequest, emit: _Emit, own_checkpoint: Any, *, rank: int, device
 
 
 def _load_state(own_checkpoint: Any, resume_from: str | None, rank: int) -> dict[str, Any] | None:
-    import torch
-    from ray.train import Checkpoint
-
-    checkpoint = own_checkpoint or (Checkpoint(resume_from) if resume_from else None)
+    checkpoint = own_checkpoint
     if checkpoint is None:
-        return None
+        if resume_from is None:
+            return None
+        from ray.train import Checkpoint
+
+        checkpoint = Checkpoint(resume_from)
     with checkpoint.as_directory() as folder:
-        state: dict[str, Any] = torch.load(
-            Path(folder, _STATE_FILE.format(rank=rank)), map_location="cpu", weights_only=True
-        )
+        return _load_file(folder, rank)
+
+
+def _load_file(folder: str | Path, rank: int) -> dict[str, Any]:
+    import torch
+
+    state: dict[str, Any] = torch.load(
+        Path(folder, STATE_FILE.format(rank=rank)), map_location="cpu", weights_only=True
+    )
     return state

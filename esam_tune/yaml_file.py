@@ -15,7 +15,9 @@ MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
 
 # YAML 1.1 reads 5e-4 as a string; everyone who writes it means the number.
-_FLOAT = re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$")
+_FLOAT = re.compile(
+    r"^[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+)
 _INT = re.compile(r"^[-+]?(0|[1-9]\d*)$")
 
 
@@ -25,7 +27,7 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.events.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="aliases are not read", problem_mark=mark)
         self.depth += 1
@@ -41,7 +43,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.MarkedYAMLError(
                     problem=f"keys must be words, found {key!r}", problem_mark=key_node.start_mark
@@ -57,12 +59,12 @@ class _Loader(yaml.SafeLoader):
 # Only words, numbers, true/false and null: a date or a sexagesimal number is never meant here.
 _Loader.yaml_implicit_resolvers = {}
 for _first in "-+.0123456789":
-    _Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, [_first])  # type: ignore[no-untyped-call]
-    _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, [_first])  # type: ignore[no-untyped-call]
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    _Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, [_first])
+    _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, [_first])
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:null", re.compile(r"^(~|null|Null|NULL|)$"), ["~", "n", "N", ""]
 )
 

@@ -1,0 +1,43 @@
+# Everything a fresh machine needs: Python 3.11 or newer, make, and a package index.
+#   make sweep   the first study, in a new environment if there is none
+#   make test    lint, types and all tests
+#   make clean   removes what the two made
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STORAGE ?= runs
+# Each run of the target is a study of its own; name one with STUDY=... to resume or repeat it.
+STUDY ?= digits_noisy-$(shell date +%Y%m%d-%H%M%S)
+SWEEP_ARGS ?=
+PYTEST_ARGS ?=
+
+.PHONY: sweep test lint clean
+
+sweep: $(BIN)/.installed
+	$(BIN)/esam-tune sweep search_spaces/digits_noisy.yaml --name $(STUDY) --storage $(STORAGE) $(SWEEP_ARGS)
+
+test: $(BIN)/.installed-dev lint
+	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+lint: $(BIN)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) $(STORAGE) build *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "esam-tune needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(BIN)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(BIN)/.installed-dev: $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@

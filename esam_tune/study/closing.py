@@ -1,0 +1,43 @@
+"""The last lines of a sweep: what came of it and what to do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from esam_tune.study.progress import front_table
+from esam_tune.study.results import DEFAULT_RULE
+from esam_tune.study.sweep import SweepResult
+
+
+def print_result(result: SweepResult, console: Console, space: Path) -> None:
+    """Print the front beside the baselines, failures, and where everything is."""
+    record, folder = result.record, result.folder
+    storage = "" if folder.storage == Path("runs").absolute() else f" --storage {folder.storage}"
+    for trial in record.finished:
+        if trial.state == "failed":
+            console.print(f"failed: {trial.trial_id} {trial.label}: {trial.reason}", soft_wrap=True)
+    chosen = record.pick(DEFAULT_RULE)
+    if chosen is not None:
+        console.print("\nPareto front, then the baselines it leaves behind", style="bold")
+        console.print(front_table(record, baselines=True, chosen=chosen))
+        console.print(f"\n* chosen by {DEFAULT_RULE}: trial {chosen.trial_id}, {chosen.label}")
+    lines = []
+    if result.outcome in ("interrupted", "terminated"):
+        lines.append(("go on", f"esam-tune sweep {space} --name {folder.name} --resume{storage}"))
+    if chosen is not None:
+        lines += [
+            ("picture", str(folder.path / "front.png")),
+            ("settings", str(folder.chosen)),
+            ("train it", f"esam-tune train {folder.chosen}{storage}"),
+            (
+                "pick another",
+                f"esam-tune pareto {folder.name} --max {record.spec.cost_metric}=1.4{storage}",
+            ),
+        ]
+    lines.append(("MLflow", f"esam-tune ui{storage}  ({record.tracking_uri})"))
+    for what, where in lines:
+        console.print(f"{what + ':':14}{where}", soft_wrap=True)
+    if result.outcome == "failed":
+        console.print("the study failed: no trial reached its end", style="bold")

@@ -1,0 +1,136 @@
+"""Where a study lives inside the storage, who may write it, and how it is found again."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from esam_tune.errors import InputError, choose_from
+from esam_tune.study.record import StudyRecord
+from esam_tune.study.space import check_name
+from esam_tune.tracking.spool import Cursor
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyFolder:
+    """Paths of one study.
+
+    Args:
+        storage: root of all studies, absolute.
+        name: of the study.
+    """
+
+    storage: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """The study's own folder."""
+        return self.storage / self.name
+
+    @property
+    def journal(self) -> Path:
+        """The append-only record everything else is derived from."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def optuna(self) -> Path:
+        """Optuna's SQLite database."""
+        return self.path / "optuna.db"
+
+    @property
+    def cursor(self) -> Path:
+        """How far the journal has reached the tracking server."""
+        return self.path / "tracking.json"
+
+    @property
+    def chosen(self) -> Path:
+        """Settings file of the chosen trial."""
+        return self.path / "chosen.yaml"
+
+    def exists(self) -> bool:
+        """Whether a study has been started here."""
+        return self.journal.exists()
+
+    def new_tune_folder(self) -> Path:
+        """A folder for Tune's files of one process, named by a count."""
+        root = self.path / "tune"
+        root.mkdir(exist_ok=True)
+        return root / f"{sum(1 for _ in root.iterdir()):03d}"
+
+    def record(self) -> StudyRecord:
+        """What the journal tells.
+
+        Raises:
+            InputError: when there is no such study.
+        """
+        if not self.exists():
+            names = sorted(p.parent.name for p in self.storage.glob("*/journal.jsonl"))
+            remedy = choose_from(names, self.name) if names else "run `esam-tune sweep` first"
+            raise InputError("STUDY", f"no study {self.name!r} in {str(self.storage)!r}", remedy)
+        return StudyRecord.from_journal(self.journal)
+
+    def tracked(self) -> Cursor:
+        """Run ids on the tracking server."""
+        return Cursor.load(self.cursor)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the study for this process; the system lets go when the process dies.
+
+        Raises:
+            InputError: when another process holds it.
+        """
+        with (self.path / "lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise InputError(
+                    "--name",
+                    f"study {self.name!r} is being run by process {file.read() or 'unknown'}",
+                    "wait for it, stop it, or choose another name",
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+def study_folder(storage: Path, name: str, field: str = "STUDY") -> StudyFolder:
+    """The folder of a study; nothing is created.
+
+    Raises:
+        InputError: for a name that could leave the storage.
+    """
+    return StudyFolder(storage=storage.absolute(), name=check_name(field, name))
+
+
+def check_storage(storage: Path) -> None:
+    """Require that the storage can be written; a folder made for the check is removed again.
+
+    Raises:
+        InputError: naming ``--storage``.
+    """
+    made: list[Path] = []
+    try:
+        for folder in (*reversed(storage.absolute().parents), storage.absolute()):
+            if not folder.exists():
+                folder.mkdir()
+                made.append(folder)
+        with tempfile.TemporaryFile(dir=storage):
+            pass
+    except OSError as error:
+        raise InputError(
+            "--storage",
+            f"cannot write to {str(storage)!r} ({error.strerror})",
+            "choose a folder you can write to",
+        ) from None
+    finally:
+        for folder in reversed(made):
+            folder.rmdir()

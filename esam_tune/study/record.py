@@ -1,0 +1,222 @@
+"""What is known about a study: rebuilt from its journal, without Ray, Optuna or MLflow."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from esam_tune import journal, pareto
+from esam_tune.config import Value
+from esam_tune.journal import Event
+from esam_tune.metrics import OBJECTIVES
+from esam_tune.pareto import Rule
+from esam_tune.study.space import parse_space
+from esam_tune.study.spec import StudySpec
+
+State = Literal["running", "complete", "pruned", "failed"]
+
+
+@dataclass(kw_only=True)
+class TrialRecord:
+    """One trial as the journal tells it.
+
+    Args:
+        trial_id: numbered in the order of starting.
+        label: the trial's name for people.
+        params: its parameters, ``optimizer`` among them.
+        baseline: whether it runs outside the search's budget.
+        optuna_number: of the proposal, or None for a baseline.
+        state: ``running`` until its end is recorded.
+        reason: why it failed, or None.
+        metrics: of the last epoch; null where a value is not finite.
+        epochs: recorded so far.
+        checkpoints: paths, oldest first.
+    """
+
+    trial_id: str
+    label: str
+    params: dict[str, Value]
+    baseline: bool
+    optuna_number: int | None
+    state: State = "running"
+    reason: str | None = None
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    epochs: int = 0
+    checkpoints: list[str] = field(default_factory=list)
+
+    def values(self, objectives: Iterable[str]) -> list[float]:
+        """Values of the objectives in their own units; NaN where missing or not finite."""
+        known = (self.metrics.get(key) for key in objectives)
+        return [math.nan if value is None else value for value in known]
+
+
+class StudyRecord:
+    """The state of a study after the events seen so far.
+
+    Args:
+        spec: the study as asked for.
+        workers_per_trial: of every trial.
+        tracking_uri: where its runs are logged, without credentials.
+    """
+
+    def __init__(self, spec: StudySpec, workers_per_trial: int, tracking_uri: str) -> None:
+        self.spec = spec
+        self.workers_per_trial = workers_per_trial
+        self.tracking_uri = tracking_uri
+        self.trials: dict[str, TrialRecord] = {}
+
+    @classmethod
+    def from_journal(cls, path: Path) -> "StudyRecord":
+        """Read a study back.
+
+        Raises:
+            JournalError: when the journal is damaged or does not begin with the study.
+        """
+        record: StudyRecord | None = None
+        for event, _ in journal.read(path):
+            if record is None:
+                if event["event"] != journal.STUDY:
+                    raise journal.JournalError(f"{path} does not begin with a study")
+                spec = parse_space(event["space"], default_name=path.parent.name)
+                record = cls(spec, event["workers_per_trial"], event["tracking_uri"])
+            record.apply(event)
+        if record is None:
+            raise journal.JournalError(f"{path} is empty")
+        return record
+
+    def apply(self, event: Event) -> None:
+        """Take one event in."""
+        kind = event["event"]
+        if kind == journal.BUDGET:
+            self.spec = parse_space(event["space"], default_name=self.spec.name)
+        elif kind == journal.TRIAL_START:
+            self.trials[event["trial_id"]] = TrialRecord(
+                trial_id=event["trial_id"],
+                label=event["label"],
+                params=event["params"],
+                baseline=event["baseline"],
+                optuna_number=event["optuna_number"],
+            )
+        elif kind == journal.EPOCH:
+            trial = self.trials[event["trial_id"]]
+            trial.metrics, trial.epochs = event["metrics"], int(event["metrics"]["epoch"])
+        elif kind == journal.CHECKPOINT:
+            self.trials[event["trial_id"]].checkpoints.append(event["path"])
+        elif kind == journal.TRIAL_END:
+            trial = self.trials[event["trial_id"]]
+            trial.state, trial.reason = event["state"], event["reason"]
+
+    @property
+    def finished(self) -> list[TrialRecord]:
+        """Trials that have ended, in the order they started."""
+        return [trial for trial in self.trials.values() if trial.state != "running"]
+
+    @property
+    def complete(self) -> list[TrialRecord]:
+        """Trials trained to the end with finite objectives, in the order they started."""
+        return [trial for trial in self.trials.values() if trial.state == "complete"]
+
+    @property
+    def remaining(self) -> int:
+        """Search trials of the budget that have not started."""
+        return self.spec.trials - sum(not trial.baseline for trial in self.trials.values())
+
+    def front(
+        self,
+        maximum: Mapping[str, float] | None = None,
+        minimum: Mapping[str, float] | None = None,
+    ) -> list[TrialRecord]:
+        """Non-dominated trials among the complete ones that keep the constraints, by cost.
+
+        Raises:
+            ValueError: for a constraint on an unknown metric.
+        """
+        trials = self.complete
+        costs, mask = self._front(trials, maximum or {}, minimum or {})
+        column = list(self.spec.objectives).index(self.spec.cost_metric)
+        rows = sorted(np.flatnonzero(mask), key=lambda row: (costs[row, column], row))
+        return [trials[row] for row in rows]
+
+    def pick(
+        self,
+        rule: Rule,
+        maximum: Mapping[str, float] | None = None,
+        minimum: Mapping[str, float] | None = None,
+    ) -> TrialRecord | None:
+        """The front's trial that the rule chooses, or None when the front is empty."""
+        trials = self.complete
+        costs, mask = self._front(trials, maximum or {}, minimum or {})
+        names = list(self.spec.objectives)
+        row = pareto.pick(
+            costs,
+            mask,
+            rule,
+            accuracy=names.index(self.spec.accuracy_metric),
+            cost=names.index(self.spec.cost_metric),
+        )
+        return None if row is None else trials[row]
+
+    def _front(
+        self,
+        trials: list[TrialRecord],
+        maximum: Mapping[str, float],
+        minimum: Mapping[str, float],
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        objectives = self.spec.objectives
+        values = np.array([trial.values(objectives) for trial in trials], dtype=float)
+        costs = pareto.minimised(
+            values.reshape(len(trials), len(objectives)), list(objectives.values())
+        )
+        keys = sorted({*OBJECTIVES, *(key for trial in trials for key in trial.metrics)})
+        columns = {key: np.array([trial.values([key])[0] for trial in trials]) for key in keys}
+        mask = pareto.feasible(columns, maximum, minimum)
+        # Constraints come first: what they exclude must not dominate what they allow.
+        costs = np.where(mask[:, None], costs, np.nan)
+        return costs, pareto.front(costs)
+
+    def document(
+        self,
+        *,
+        storage: Path,
+        run_ids: Mapping[str, str],
+        parent_run_id: str | None,
+        front: list[TrialRecord],
+        chosen: TrialRecord | None,
+    ) -> dict[str, Any]:
+        """The JSON document that ``sweep`` and ``pareto`` print."""
+        return {
+            "study": self.spec.name,
+            "storage": str(storage),
+            "tracking_uri": self.tracking_uri,
+            "parent_run_id": parent_run_id,
+            "objectives": dict(self.spec.objectives),
+            "trials": [
+                {
+                    "trial_id": trial.trial_id,
+                    "state": trial.state,
+                    "baseline": trial.baseline,
+                    "label": trial.label,
+                    "reason": trial.reason,
+                    "params": trial.params,
+                    "metrics": trial.metrics,
+                    "mlflow_run_id": run_ids.get(trial.trial_id),
+                }
+                for trial in self.finished
+            ],
+            "front": [trial.trial_id for trial in front],
+            "chosen": chosen and self.chosen_document(chosen),
+        }
+
+    def chosen_document(self, trial: TrialRecord) -> dict[str, Any]:
+        """A trial with the settings document that trains it."""
+        origin = {
+            "study": self.spec.name,
+            "trial_id": trial.trial_id,
+            "metrics": {key: trial.metrics.get(key) for key in self.spec.objectives},
+        }
+        settings = self.spec.settings(trial.params, origin).to_dict()
+        return {"trial_id": trial.trial_id, "settings": settings}

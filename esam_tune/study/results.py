@@ -1,0 +1,128 @@
+"""What a study leaves behind for people: the front as a table and a picture, the settings file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from esam_tune import metrics as keys
+from esam_tune.errors import InputError, choose_from
+from esam_tune.metrics import METRICS
+from esam_tune.pareto import Rule
+from esam_tune.study.folder import StudyFolder
+from esam_tune.study.record import StudyRecord, TrialRecord
+from esam_tune.yaml_file import write_yaml
+
+DEFAULT_RULE: Rule = "knee"
+
+
+def summarise(
+    folder: StudyFolder,
+    record: StudyRecord,
+    *,
+    rule: Rule = DEFAULT_RULE,
+    maximum: Mapping[str, float] | None = None,
+    minimum: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """The JSON document of a study, with the front under constraints and the rule's pick.
+
+    Raises:
+        InputError: for a constraint on an unknown metric.
+    """
+    for option, bounds in (("--max", maximum), ("--min", minimum)):
+        for key in bounds or {}:
+            if key not in METRICS or key in (keys.TEST_ACCURACY, keys.TEST_LOSS):
+                known = [k for k in METRICS if k not in (keys.TEST_ACCURACY, keys.TEST_LOSS)]
+                raise InputError(option, f"unknown metric {key!r}", choose_from(known, key))
+    tracked = folder.tracked()
+    return record.document(
+        storage=folder.storage,
+        run_ids=tracked.run_ids,
+        parent_run_id=tracked.parent_run_id,
+        front=record.front(maximum, minimum),
+        chosen=record.pick(rule, maximum, minimum),
+    )
+
+
+def write_results(folder: StudyFolder, record: StudyRecord) -> list[Path]:
+    """Write the front's table and picture and the chosen settings; the paths written."""
+    written = [folder.path / "front.csv"]
+    written[0].write_text(front_csv(record), encoding="utf-8")
+    chosen = record.pick(DEFAULT_RULE)
+    if record.complete:
+        written.append(folder.path / "front.png")
+        draw_front(record, chosen, written[-1])
+    if chosen is not None:
+        export_settings(record, chosen, folder.chosen)
+        written.append(folder.chosen)
+    return written
+
+
+def export_settings(record: StudyRecord, trial: TrialRecord, path: Path) -> None:
+    """Write a trial's settings file.
+
+    Raises:
+        InputError: when the file cannot be written.
+    """
+    settings = record.chosen_document(trial)["settings"]
+    comment = f"{trial.label}: trial {trial.trial_id} of study {record.spec.name}"
+    try:
+        write_yaml(path, settings, comment)
+    except OSError as error:
+        raise InputError(
+            "--export", f"cannot write {str(path)!r} ({error.strerror})", "choose another path"
+        ) from None
+
+
+def front_csv(record: StudyRecord) -> str:
+    """Every complete trial with its parameters and last metrics, front members marked."""
+    front = {trial.trial_id for trial in record.front()}
+    params = sorted({key for trial in record.complete for key in trial.params})
+    metrics = [key for key in METRICS if any(key in t.metrics for t in record.complete)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trial_id", "label", "baseline", "on_front", *params, *metrics])
+    for trial in record.complete:
+        writer.writerow(
+            [
+                trial.trial_id,
+                trial.label,
+                trial.baseline,
+                trial.trial_id in front,
+                *(trial.params.get(key, "") for key in params),
+                *(trial.metrics.get(key, "") for key in metrics),
+            ]
+        )
+    return text.getvalue()
+
+
+def draw_front(record: StudyRecord, chosen: TrialRecord | None, path: Path) -> None:
+    """Draw the front beside the baselines."""
+    from esam_tune.report import FrontPoint, front_figure, save_front
+
+    spec = record.spec
+    front = {trial.trial_id for trial in record.front()}
+    points = [
+        FrontPoint(
+            trial_id=trial.trial_id,
+            label=trial.label,
+            accuracy=trial.values([spec.accuracy_metric])[0],
+            cost=trial.values([spec.cost_metric])[0],
+            baseline=trial.baseline,
+            on_front=trial.trial_id in front,
+            state=trial.state,
+        )
+        for trial in record.finished
+        if trial.state != "running"
+    ]
+    figure = front_figure(
+        points,
+        accuracy_metric=spec.accuracy_metric,
+        cost_metric=spec.cost_metric,
+        title=f"{spec.name}: what each accuracy costs",
+        chosen=None if chosen is None else chosen.trial_id,
+    )
+    save_front(figure, path)

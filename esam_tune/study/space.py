@@ -1,0 +1,231 @@
+"""The search space file: parsed, checked, and with the command line's overrides applied."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from esam_tune.config import (
+    COUNT,
+    HYPERPARAMETERS,
+    OPTIMIZERS,
+    PARAMETERS,
+    SEED,
+    Domain,
+    Value,
+    check_keys,
+    complete_params,
+    task_settings,
+    training_settings,
+)
+from esam_tune.errors import InputError
+from esam_tune.metrics import OBJECTIVES, Direction
+from esam_tune.study.spec import Baseline, Choice, Dimension, Range, StudySpec, describe_params
+from esam_tune.yaml_file import read_yaml
+
+_KEYS = (
+    "name",
+    "description",
+    "task",
+    "training",
+    "search",
+    "objectives",
+    "baselines",
+    "trials",
+    "max_concurrent",
+    "seed",
+)
+_REQUIRED = ("task", "training", "search", "objectives", "trials")
+_NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+_NAME_LENGTH = 100
+
+
+def load_space(path: Path) -> StudySpec:
+    """Read and check a space file.
+
+    Raises:
+        InputError: for anything in it that cannot be used.
+    """
+    return parse_space(read_yaml(path, "SPACE"), default_name=path.stem)
+
+
+def parse_space(document: Mapping[str, Any], default_name: str) -> StudySpec:
+    """Check a space document.
+
+    Raises:
+        InputError: naming the field, the bound, the value and the remedy.
+    """
+    check_keys("", document, _KEYS, _REQUIRED)
+    fixed, dimensions = _search(document["search"])
+    concurrent = document.get("max_concurrent")
+    return StudySpec(
+        name=check_name("name", document.get("name", default_name)),
+        description=_text("description", document.get("description", "")),
+        task=task_settings(document["task"]),
+        training=training_settings(document["training"]),
+        fixed=fixed,
+        dimensions=dimensions,
+        objectives=_objectives(document["objectives"]),
+        baselines=_baselines(document.get("baselines") or []),
+        trials=int(COUNT.check("trials", document["trials"])),
+        max_concurrent=None if concurrent is None else _count("max_concurrent", concurrent),
+        seed=int(SEED.check("seed", document.get("seed", 0))),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overrides:
+    """What the command line asks instead of the space file; None leaves the file's word."""
+
+    name: str | None = None
+    trials: int | None = None
+    epochs: int | None = None
+    max_concurrent: int | None = None
+    seed: int | None = None
+
+    def apply(self, spec: StudySpec) -> StudySpec:
+        """The study with these values put over the file's.
+
+        Raises:
+            InputError: naming the option.
+        """
+        if self.name is not None:
+            spec = replace(spec, name=check_name("--name", self.name))
+        if self.trials is not None:
+            spec = replace(spec, trials=_count("--trials", self.trials))
+        if self.epochs is not None:
+            training = replace(spec.training, epochs=_count("--epochs", self.epochs))
+            spec = replace(spec, training=training)
+        if self.max_concurrent is not None:
+            spec = replace(spec, max_concurrent=_count("--max-concurrent", self.max_concurrent))
+        if self.seed is not None:
+            spec = replace(spec, seed=int(SEED.check("--seed", self.seed)))
+        return spec
+
+
+def check_name(field: str, name: object) -> str:
+    """Require a study name that is a plain folder name.
+
+    Raises:
+        InputError: for path separators, a leading dot and other characters.
+    """
+    if not isinstance(name, str) or not name or len(name) > _NAME_LENGTH:
+        raise InputError(
+            field, f"must be 1 to {_NAME_LENGTH} characters, got {name!r}", "choose a short name"
+        )
+    if name.startswith((".", "-")) or not set(name) <= _NAME_CHARACTERS:
+        raise InputError(
+            field,
+            "may hold letters, digits, '.', '_' and '-' and must start with a letter, a digit or "
+            f"'_', got {name!r}",
+            "choose a name without path separators",
+        )
+    return name
+
+
+def _count(field: str, value: object) -> int:
+    return int(COUNT.check(field, value))
+
+
+def _text(field: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InputError(field, f"must be text, got {value!r}", "put it in quotes")
+    return value.strip()
+
+
+def _search(section: object) -> tuple[dict[str, Value], dict[str, Dimension]]:
+    check_keys("search", section, PARAMETERS, ["optimizer"])
+    assert isinstance(section, Mapping)
+    fixed: dict[str, Value] = {}
+    dimensions: dict[str, Dimension] = {}
+    for key, entry in section.items():
+        if isinstance(entry, Mapping):
+            dimensions[key] = _dimension(f"search.{key}", PARAMETERS[key], entry)
+        else:
+            fixed[key] = PARAMETERS[key].check(f"search.{key}", entry)
+    if not dimensions:
+        raise InputError(
+            "search",
+            "needs at least one parameter with a range or choices, got only fixed values",
+            "give one, such as `rho: {low: 0.01, high: 1.0, log: true}`",
+        )
+    choice = dimensions.get("optimizer")
+    names = choice.choices if isinstance(choice, Choice) else (fixed["optimizer"],)
+    read = {key for name in names for key in OPTIMIZERS[str(name)].defaults}
+    for key in section:
+        if key in HYPERPARAMETERS and key not in read:
+            raise InputError(
+                f"search.{key}",
+                f"is not read by {', '.join(map(str, names))}",
+                "remove it or search an optimizer that reads it",
+            )
+    return fixed, dimensions
+
+
+def _dimension(field: str, domain: Domain, entry: Mapping[str, Any]) -> Dimension:
+    if "choices" in entry:
+        check_keys(field, entry, ["choices"], ["choices"])
+        values = entry["choices"]
+        if not isinstance(values, list) or not values:
+            raise InputError(
+                f"{field}.choices", f"must be a list of values, got {values!r}", "write [a, b]"
+            )
+        checked = tuple(domain.check(f"{field}.choices", value) for value in values)
+        if len(set(checked)) < len(checked):
+            raise InputError(f"{field}.choices", f"holds a value twice, got {values!r}", "drop it")
+        return Choice(choices=checked)
+    if domain.kind not in (int, float):
+        raise InputError(
+            field, f"has no order, so it takes choices, got {dict(entry)!r}", "write choices: [..]"
+        )
+    check_keys(field, entry, ["low", "high", "log"], ["low", "high"])
+    low = float(domain.check(f"{field}.low", entry["low"]))
+    high = float(domain.check(f"{field}.high", entry["high"]))
+    log = entry.get("log", False)
+    if not isinstance(log, bool):
+        raise InputError(f"{field}.log", f"must be true or false, got {log!r}", "write log: true")
+    if low >= high:
+        raise InputError(
+            f"{field}.low", f"must be below high = {high:g}, got {low:g}", "swap or widen the range"
+        )
+    if log and low <= 0:
+        raise InputError(
+            f"{field}.low", f"must be > 0 on a log scale, got {low:g}", "raise low or drop log"
+        )
+    return Range(low=low, high=high, log=log, integer=domain.kind is int)
+
+
+def _objectives(section: object) -> dict[str, Direction]:
+    check_keys("objectives", section, OBJECTIVES, [])
+    assert isinstance(section, Mapping)
+    for key, direction in section.items():
+        if direction != OBJECTIVES[key]:
+            raise InputError(
+                f"objectives.{key}",
+                f"must be {OBJECTIVES[key]}, got {direction!r}",
+                f"write `{key}: {OBJECTIVES[key]}`",
+            )
+    if set(section.values()) != {"max", "min"}:
+        raise InputError(
+            "objectives",
+            f"must hold at least one metric to raise and one to lower, got {list(section)!r}",
+            "write `val_accuracy: max` and `step_flops_ratio: min`",
+        )
+    return dict(section)
+
+
+def _baselines(section: object) -> tuple[Baseline, ...]:
+    if not isinstance(section, list):
+        raise InputError(
+            "baselines", f"must be a list, got {section!r}", "write `- optimizer: sgd`"
+        )
+    baselines: list[Baseline] = []
+    for index, entry in enumerate(section):
+        field = f"baselines[{index}]"
+        check_keys(field, entry, ["label", *PARAMETERS], ["optimizer"])
+        params = complete_params(field, {k: v for k, v in entry.items() if k != "label"})
+        label = _text(f"{field}.label", entry.get("label", describe_params(params)))
+        if label in {baseline.label for baseline in baselines}:
+            raise InputError(f"{field}.label", f"occurs twice, got {label!r}", "give it its own")
+        baselines.append(Baseline(label=label, params=params))
+    return tuple(baselines)

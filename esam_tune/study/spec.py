@@ -1,0 +1,177 @@
+"""A study as asked for: its task, its search space, its objectives and its baselines."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from esam_tune.config import (
+    HYPERPARAMETERS,
+    OPTIMIZERS,
+    TaskSettings,
+    TrainingSettings,
+    TrialSettings,
+    Value,
+    trial_settings,
+)
+from esam_tune.metrics import Direction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """A numeric dimension, both ends included."""
+
+    low: float
+    high: float
+    log: bool = False
+    integer: bool = False
+
+    def contains(self, value: object) -> bool:
+        """Whether a parameter's value lies in the range."""
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A dimension of a few values without order."""
+
+    choices: tuple[Value, ...]
+
+    def contains(self, value: object) -> bool:
+        """Whether a parameter's value is one of them."""
+        return value in self.choices
+
+
+Dimension = Range | Choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """A setting that runs in every study, outside the search's budget."""
+
+    label: str
+    params: Mapping[str, Value]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySpec:
+    """A study as asked for.
+
+    Args:
+        name: of the study, also of its folder.
+        description: what the study asks, for people.
+        task: what every trial trains.
+        training: how; a trial's parameters may override lr and the like.
+        fixed: parameters that are the same in all search trials, ``optimizer`` possibly among them.
+        dimensions: parameters that are searched.
+        objectives: metric -> ``max`` or ``min``, the first of each direction being the accuracy
+            and the cost that picks and pictures go by.
+        baselines: settings to compare with, in the order they run.
+        trials: the search's budget, baselines not counted.
+        max_concurrent: trials at a time, or None for as many as fit.
+        seed: of the sampler and of every trial.
+    """
+
+    name: str
+    description: str
+    task: TaskSettings
+    training: TrainingSettings
+    fixed: Mapping[str, Value]
+    dimensions: Mapping[str, Dimension]
+    objectives: Mapping[str, Direction]
+    baselines: tuple[Baseline, ...]
+    trials: int
+    max_concurrent: int | None
+    seed: int
+
+    @property
+    def accuracy_metric(self) -> str:
+        """The objective that picks and pictures maximise."""
+        return next(key for key, direction in self.objectives.items() if direction == "max")
+
+    @property
+    def cost_metric(self) -> str:
+        """The objective that picks and pictures minimise."""
+        return next(key for key, direction in self.objectives.items() if direction == "min")
+
+    def batch_sizes(self) -> set[int]:
+        """Batch sizes that trials may use; of a range its ends."""
+        sizes = {self.training.batch_size}
+        sizes |= {int(b.params["batch_size"]) for b in self.baselines if "batch_size" in b.params}
+        searched = self.dimensions.get("batch_size")
+        if isinstance(searched, Choice):
+            sizes |= {int(value) for value in searched.choices}
+        elif searched is not None:
+            sizes |= {int(searched.low), int(searched.high)}
+        if "batch_size" in self.fixed:
+            sizes.add(int(self.fixed["batch_size"]))
+        return sizes
+
+    def settings(self, params: Mapping[str, Value], origin: Mapping[str, Any]) -> TrialSettings:
+        """The full settings of a trial with these parameters."""
+        return trial_settings(
+            {
+                "task": asdict(self.task),
+                "training": asdict(self.training),
+                "params": dict(params),
+                "seed": self.seed,
+                "origin": dict(origin),
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values in the space file's form: :func:`parse_space` reads them back."""
+        search: dict[str, Any] = dict(self.fixed)
+        for key, dimension in self.dimensions.items():
+            if isinstance(dimension, Choice):
+                search[key] = {"choices": list(dimension.choices)}
+            else:
+                search[key] = {
+                    "low": dimension.low,
+                    "high": dimension.high,
+                    "log": dimension.log,
+                }
+        return {
+            "name": self.name,
+            "description": self.description,
+            "task": asdict(self.task),
+            "training": asdict(self.training),
+            "search": search,
+            "objectives": dict(self.objectives),
+            "baselines": [{"label": b.label, **b.params} for b in self.baselines],
+            "trials": self.trials,
+            "max_concurrent": self.max_concurrent,
+            "seed": self.seed,
+        }
+
+
+def describe_params(params: Mapping[str, Value]) -> str:
+    """A trial's name for people, such as ``ESAM beta=0.42 gamma=0.50 rho=0.21``."""
+    kind = OPTIMIZERS[str(params["optimizer"])]
+    words = [kind.label]
+    for key, value in params.items():
+        if key == "optimizer" or (key in ("selection", "adaptive") and value == kind.defaults[key]):
+            continue
+        words.append(f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}")
+    return " ".join(words)
+
+
+def coordinates(spec: StudySpec, params: Mapping[str, Value]) -> dict[str, Value] | None:
+    """Where a setting lies in the search space, or None when it lies outside.
+
+    SAM and ASAM are points of a space over ESAM: beta = gamma = 1.
+    """
+    point = dict(params)
+    searched = spec.dimensions.get("optimizer")
+    names = searched.choices if isinstance(searched, Choice) else (spec.fixed["optimizer"],)
+    if point["optimizer"] in ("sam", "asam") and point["optimizer"] not in names:
+        point["adaptive"] = point["optimizer"] == "asam"
+        point.update(optimizer="esam", beta=1.0, gamma=1.0, selection="exact")
+    for key, value in spec.fixed.items():
+        if key in point and point[key] != value:
+            return None
+    inside = {key: point[key] for key in spec.dimensions if key in point}
+    if all(spec.dimensions[key].contains(value) for key, value in inside.items()):
+        reads = OPTIMIZERS[str(point["optimizer"])].defaults
+        needed = {k for k in spec.dimensions if k not in HYPERPARAMETERS or k in reads}
+        return inside if needed <= set(inside) and point["optimizer"] in names else None
+    return None

@@ -1,0 +1,105 @@
+"""The tracking store: its address, whether it answers, and how records are put into it."""
+
+import os
+import socket
+import urllib.parse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from esam_tune.errors import InputError
+
+EXPERIMENT = "esam-tune"
+BATCH = 500  # metrics a request; MLflow takes 1,000
+VALUE_LENGTH = 500  # characters of a parameter or tag
+_CONNECT_SECONDS = 3.0
+_SERVER_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
+
+
+def connect(uri: str) -> Any:
+    """An MLflow client that gives up soon: whoever calls it tries again later."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def experiment(client: Any, artifact_root: Path | None) -> str:
+    """Id of the experiment that holds every run of this project, made when missing."""
+    known = client.get_experiment_by_name(EXPERIMENT)
+    if known is not None:
+        return str(known.experiment_id)
+    location = None if artifact_root is None else (artifact_root.resolve() / EXPERIMENT).as_uri()
+    return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+
+
+def log_params(client: Any, run_id: str, params: Mapping[str, Any]) -> None:
+    """Log parameters, cut to what every store takes."""
+    from mlflow.entities import Param
+
+    listed = [Param(key, str(value)[:VALUE_LENGTH]) for key, value in params.items()]
+    client.log_batch(run_id, params=listed)
+
+
+def points(metrics: Mapping[str, float | None], milliseconds: int) -> list[Any]:
+    """One epoch's finite metrics as MLflow takes them, at the absolute epoch as their step."""
+    from mlflow.entities import Metric
+
+    step = int(metrics["epoch"] or 0)
+    return [
+        Metric(key, value, milliseconds, step)
+        for key, value in metrics.items()
+        if value is not None
+    ]
+
+
+def local_uri(storage: Path) -> str:
+    """The store inside a storage."""
+    return f"sqlite:///{storage.absolute() / 'mlflow.db'}"
+
+
+def artifact_root(storage: Path, uri: str) -> Path | None:
+    """Where artifacts go for the store inside the storage; a server decides for itself."""
+    return storage.absolute() / "mlartifacts" if uri == local_uri(storage) else None
+
+
+def check_uri(uri: str) -> None:
+    """Require that a tracking store can be reached, within seconds and without MLflow.
+
+    Raises:
+        InputError: naming ``--tracking-uri``.
+    """
+    scheme, separator, rest = uri.partition("://")
+    shown = without_credentials(uri)
+    if not separator or scheme not in (*_SERVER_PORTS, "sqlite"):
+        raise InputError(
+            "--tracking-uri",
+            f"must be a {', '.join(_SERVER_PORTS)} or sqlite URI, got {shown!r}",
+            "write http://HOST:PORT or sqlite:////ABSOLUTE/FILE.db",
+        )
+    if scheme == "sqlite":
+        if not Path(rest[1:]).absolute().parent.exists() and not rest.startswith("//"):
+            raise InputError("--tracking-uri", f"no folder for {shown!r}", "create it")
+        return
+    parts = urllib.parse.urlsplit(uri)
+    try:
+        where = (parts.hostname or "", parts.port or _SERVER_PORTS[scheme])
+        socket.create_connection(where, timeout=_CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            "--tracking-uri",
+            f"no tracking server answers at {shown!r} ({error})",
+            "start it, or leave the option out to log into the storage",
+        ) from None
+
+
+def without_credentials(uri: str) -> str:
+    """The URI with user and password left out."""
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return uri
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
