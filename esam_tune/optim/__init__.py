@@ -6,6 +6,7 @@ Imports nothing but torch: a step runs and is measured on a bare GPU machine.
 from esam_tune.optim.base import BaseStep, PerSampleOptimizer
 from esam_tune.optim.cost import count_step_flops, step_flops_ratio
 from esam_tune.optim.esam import ESAM, SELECTIONS
+from esam_tune.optim.looksam import LookSAM
 from esam_tune.optim.masks import (
     BernoulliMasks,
     Mask,
@@ -13,6 +14,7 @@ from esam_tune.optim.masks import (
     MaskSource,
     stratified_masks,
 )
+from esam_tune.optim.msam import MSAM
 from esam_tune.optim.passes import Closure
 from esam_tune.optim.selection import select_rows
 
@@ -21,6 +23,8 @@ __all__ = [
     "PerSampleOptimizer",
     "BaseStep",
     "ESAM",
+    "LookSAM",
+    "MSAM",
     "SELECTIONS",
     "Mask",
     "MaskSource",

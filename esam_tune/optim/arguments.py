@@ -1,7 +1,9 @@
 """Checks of what a user passes in: each error names the argument, its bound and the value."""
 
 import math
+from collections.abc import Mapping, Sequence
 from numbers import Real
+from typing import Any
 
 import torch
 
@@ -17,6 +19,14 @@ def checked_radius(name: str, value: object) -> float:
     if not (math.isfinite(radius) and radius >= 0.0):
         raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
     return radius
+
+
+def checked_group_radii(rho: object, groups: Sequence[Mapping[str, Any]]) -> float:
+    """`rho`, once each parameter group's own ``"rho"`` has been checked too."""
+    for position, group in enumerate(groups):
+        if "rho" in group:
+            checked_radius(f"rho of parameter group {position}", group["rho"])
+    return checked_radius("rho", rho)
 
 
 def checked_share(name: str, value: object) -> float:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,6 @@ class PerSampleOptimizer(torch.optim.Optimizer, ABC):
 
     masks: MaskSource | None = None
     period: int = 1
-    _own_counters: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -125,9 +124,7 @@ class PerSampleOptimizer(torch.optim.Optimizer, ABC):
         With it a resumed run continues bit for bit on the CPU. It holds no rank's own state: what
         one rank saves resumes all of them.
         """
-        own: dict[str, Any] = {name: getattr(self, name) for name in self._own_counters}
-        if self.masks is not None:
-            own["masks"] = self.masks.state_dict()
+        own = self._own_state()
         if self.scaler is not None:
             own["scaler"] = self.scaler.state_dict()
         return {**self.base_optimizer.state_dict(), _OWN_STATE: own}
@@ -139,20 +136,15 @@ class PerSampleOptimizer(torch.optim.Optimizer, ABC):
             ValueError: when `state_dict` does not come from an optimizer of this class.
         """
         own = state_dict.get(_OWN_STATE)
-        missing = {*self._own_counters, *(["masks"] if self.masks is not None else [])} - set(
-            own or ()
-        )
+        missing = set(self._own_state()) - set(own or ())
         if own is None or missing:
             raise ValueError(
                 f"state_dict must come from {type(self).__name__}.state_dict(), but it lacks "
-                f"{', '.join(sorted(missing)) or _OWN_STATE!r}"
+                f"{', '.join(map(repr, sorted(missing))) or repr(_OWN_STATE)}"
             )
         base = {name: value for name, value in state_dict.items() if name != _OWN_STATE}
         self.base_optimizer.load_state_dict(base)
-        for name in self._own_counters:
-            setattr(self, name, own[name])
-        if self.masks is not None:
-            self.masks.load_state_dict(own["masks"])
+        self._load_own_state(own)
         if self.scaler is not None and "scaler" in own:
             self.scaler.load_state_dict(own["scaler"])
 
@@ -167,6 +159,15 @@ class PerSampleOptimizer(torch.optim.Optimizer, ABC):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over `state`, with fresh hooks."""
         super().__setstate__(state)
+
+    def _own_state(self) -> dict[str, Any]:
+        """What the wrapper adds to the base optimizer's state."""
+        return {} if self.masks is None else {"masks": self.masks.state_dict()}
+
+    def _load_own_state(self, own: dict[str, Any]) -> None:
+        """The inverse of `_own_state`."""
+        if self.masks is not None:
+            self.masks.load_state_dict(own["masks"])
 
     def trainable_parameters(self) -> list[Tensor]:
         """The parameters that require gradients, each once, in the order of their groups.
@@ -190,20 +191,30 @@ class PerSampleOptimizer(torch.optim.Optimizer, ABC):
 
     def _plain_step(self, closures: Closures) -> Tensor:
         """The base optimizer's own step, on the mean loss over all rows; returns the losses."""
+        losses = self._mean_gradient(closures)
+        self._finish()
+        return torch.cat(losses)
+
+    def _mean_gradient(self, closures: Closures) -> list[Tensor]:
+        """Leave the gradient of the mean loss over all rows in `.grad`; returns the losses."""
         self.trainable_parameters()
         self.zero_grad(set_to_none=True)
         losses = self._passes.backward(closures)
         if len(losses) > 1:
             torch._foreach_mul_(self._gradients(), mean_correction(losses))
-        self._finish()
-        return torch.cat(losses)
+        return losses
 
-    def _finish(self) -> None:
+    def _unscale(self) -> None:
+        """Take the scaler's factor out of the gradients, once in a step."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.base_optimizer)
+
+    def _finish(self, *, unscaled: bool = False) -> None:
         """Clip the gradients and let the base optimizer step with them, unless the scaler skips."""
         clear_autocast_cache()
         if self.max_grad_norm is not None:
-            if self.scaler is not None:
-                self.scaler.unscale_(self.base_optimizer)
+            if not unscaled:
+                self._unscale()
             torch.nn.utils.clip_grad_norm_(
                 [p for group in self.param_groups for p in group["params"]], self.max_grad_norm
             )

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 
-class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class FlopCounter(TorchDispatchMode):
     """Adds up the FLOPs of the operations inside its context.
 
     The formulas are those of `torch.utils.flop_counter`: matrix products, convolutions and

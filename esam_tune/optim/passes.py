@@ -155,7 +155,7 @@ class Passes:
             mean = mean * factor.to(mean.device)
         if self.scaler is not None:
             mean = self.scaler.scale(mean)
-        mean.backward(inputs=inputs)  # type: ignore[no-untyped-call]
+        mean.backward(inputs=inputs)
 
 
 def mean_correction(losses: Sequence[Tensor]) -> float:

@@ -1,8 +1,9 @@
 """The step from w to w + epsilon, and the way back."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,12 +16,42 @@ class Ascent:
     Attributes:
         tensors: the weights, changed in place.
         gradients: one gradient for each of `tensors`, not aliased; used up by `ascend`.
-        radius: rho / beta of their parameter group.
+        radius: rho / beta of their parameter group; negative against the gradients.
     """
 
     tensors: list[Tensor]
     gradients: list[Tensor]
     radius: float
+
+
+def ascents_by_group(
+    groups: Sequence[dict[str, Any]],
+    gradients: Mapping[Tensor, Tensor],
+    radius: Callable[[dict[str, Any]], float],
+) -> list[Ascent]:
+    """The weights that have an entry in `gradients`, gathered by parameter group.
+
+    Raises:
+        ValueError: when a gradient is sparse.
+    """
+    ascents = []
+    for group in groups:
+        tensors = [weight for weight in dict.fromkeys(group["params"]) if weight in gradients]
+        for weight in tensors:
+            if gradients[weight].layout != torch.strided:
+                raise ValueError(
+                    "gradients must be dense, got a sparse one for a parameter of shape "
+                    f"{tuple(weight.shape)}; build its layer with sparse=False"
+                )
+        if tensors:
+            ascents.append(
+                Ascent(
+                    tensors=tensors,
+                    gradients=[gradients[weight] for weight in tensors],
+                    radius=radius(group),
+                )
+            )
+    return ascents
 
 
 @torch.no_grad()
@@ -60,6 +91,14 @@ def total_norm(tensors: Sequence[Tensor]) -> Tensor:
     device = tensors[0].device
     norm: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(device) for norm in norms]))
     return norm
+
+
+def inner_product(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    """The inner product of two lists of tensors, shape (), in at least float32."""
+    dtype = torch.float64 if first[0].dtype == torch.float64 else torch.float32
+    products = torch._foreach_mul(list(first), list(second))
+    device = first[0].device
+    return torch.stack([product.sum(dtype=dtype).to(device) for product in products]).sum()
 
 
 @contextmanager

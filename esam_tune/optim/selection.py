@@ -3,6 +3,8 @@
 Source: Du et al., ICLR 2022 (arXiv 2110.03141), section 3.2.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -43,3 +45,26 @@ def select_rows(increase: Tensor, gamma: float) -> Tensor:
     ranked = increase.detach().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     order = torch.sort(ranked, descending=True, stable=True).indices
     return order[: num_selected(increase.numel(), gamma)].sort().values
+
+
+def split_rows(rows: Tensor | None, counts: Sequence[int]) -> tuple[list[Tensor | None], list[int]]:
+    """Rows of a batch as rows of each of its micro-batches, and how many each got.
+
+    Args:
+        rows: ascending row indices into the micro-batches one after the other; None for all.
+        counts: rows in each micro-batch.
+
+    Returns:
+        For each micro-batch its own row indices, None for all, and their number. With several
+        micro-batches the numbers have to be fetched from the device.
+    """
+    if rows is None:
+        return [None] * len(counts), list(counts)
+    if len(counts) == 1:
+        return [rows], [rows.numel()]
+    parts: list[Tensor | None] = []
+    start = 0
+    for count in counts:
+        parts.append(rows[(rows >= start) & (rows < start + count)] - start)
+        start += count
+    return parts, [part.numel() for part in parts if part is not None]

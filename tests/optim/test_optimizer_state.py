@@ -110,5 +110,5 @@ def test_refuses_a_state_that_is_not_its_own():
     optimizer = build(model)
     with pytest.raises(ValueError, match=r"ESAM\.state_dict\(\), but it lacks"):
         optimizer.load_state_dict(optimizer.base_optimizer.state_dict())
-    with pytest.raises(ValueError, match="lacks 'masks'"):
+    with pytest.raises(ValueError, match="lacks 'masks', 'steps'"):
         optimizer.load_state_dict(build(model, BaseStep).state_dict())

@@ -27,7 +27,11 @@ def base(parameters=None):
         ({"gamma": -1}, ValueError, r"gamma must lie in \(0, 1\], got -1"),
         ({"gamma": math.nan}, ValueError, "gamma .* got nan"),
         ({"adaptive": 1}, TypeError, "adaptive must be True or False, got 1"),
-        ({"selection": "best"}, ValueError, "selection must be one of 'exact'.* got 'best'"),
+        (
+            {"selection": "best"},
+            ValueError,
+            "selection must be one of 'exact', 'first_order', got 'best'",
+        ),
         ({"seed": -1}, ValueError, "seed must be >= 0, got -1"),
         ({"seed": 0.5}, TypeError, "seed must be an integer, got 0.5"),
         ({"model": "resnet"}, TypeError, "model must be a torch.nn.Module, got str"),
