@@ -5,6 +5,13 @@ Imports nothing but torch: a step runs and is measured on a bare GPU machine.
 
 from esam_tune.optim.base import BaseStep, PerSampleOptimizer
 from esam_tune.optim.cost import count_step_flops, step_flops_ratio
+from esam_tune.optim.cost_model import (
+    METHODS,
+    StepWork,
+    measure_step_work,
+    step_cost,
+    third_each,
+)
 from esam_tune.optim.esam import ESAM, SELECTIONS
 from esam_tune.optim.looksam import LookSAM
 from esam_tune.optim.masks import (
@@ -34,4 +41,9 @@ __all__ = [
     "select_rows",
     "count_step_flops",
     "step_flops_ratio",
+    "METHODS",
+    "StepWork",
+    "measure_step_work",
+    "step_cost",
+    "third_each",
 ]

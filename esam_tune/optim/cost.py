@@ -5,7 +5,7 @@ What is counted is written in `flops`: matrix products, convolutions and attenti
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from esam_tune.optim.distributed import bare_module
 from esam_tune.optim.flops import FlopCounter
 from esam_tune.optim.masks import Mask, MaskCycle, stratified_masks
 
+Result = TypeVar("Result")
+
 Build = Callable[[nn.Module], PerSampleOptimizer]
 """Makes the optimizer for a model; called with a copy of the model."""
 
@@ -24,7 +26,8 @@ Loss = Callable[[Any, Any], Tensor]
 """loss(outputs, targets) -> per-sample losses of shape (n,)."""
 
 
-def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+def cross_entropy_per_row(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy of each row, shape (n,): the loss unless another is given."""
     return F.cross_entropy(outputs, targets, reduction="none")
 
 
@@ -34,7 +37,7 @@ def count_step_flops(
     inputs: Tensor,
     targets: Tensor,
     *,
-    loss: Loss = _cross_entropy,
+    loss: Loss = cross_entropy_per_row,
     num_masks: int = 32,
     seed: int = 0,
 ) -> float:
@@ -61,15 +64,29 @@ def count_step_flops(
     """
     checked_count("num_masks", num_masks)
     checked_count("seed", seed, at_least=0)
+
+    def count(copied: nn.Module, x: Tensor, y: Tensor) -> float:
+        return _mean_flops(build, copied, x, y, loss, num_masks, seed)
+
+    return without_arithmetic(count, model, inputs, targets)
+
+
+def without_arithmetic(
+    count: Callable[[nn.Module, Tensor, Tensor], Result],
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+) -> Result:
+    """What `count` gives for a copy of the model and the batch on the meta device.
+
+    Where they cannot run there, it is given a real copy and the real batch.
+    """
     plain = bare_module(model)
     try:
-        on_meta = _meta_copy(plain)
-        return _mean_flops(
-            build, on_meta, inputs.to("meta"), targets.to("meta"), loss, num_masks, seed
-        )
+        return count(_meta_copy(plain), inputs.to("meta"), targets.to("meta"))
     except (NotImplementedError, RuntimeError):
         # Some operation needs values, or the model keeps plain tensors on a real device.
-        return _mean_flops(build, copy.deepcopy(plain), inputs, targets, loss, num_masks, seed)
+        return count(copy.deepcopy(plain), inputs, targets)
 
 
 def step_flops_ratio(
@@ -78,7 +95,7 @@ def step_flops_ratio(
     inputs: Tensor,
     targets: Tensor,
     *,
-    loss: Loss = _cross_entropy,
+    loss: Loss = cross_entropy_per_row,
     num_masks: int = 32,
     seed: int = 0,
 ) -> float:

@@ -124,13 +124,13 @@ class ESAM(PerSampleOptimizer):
 
         losses, ascents = self._clean_pass(closures)
         counts = [part.numel() for part in losses]
-        whole = num_selected(sum(counts), self.gamma) == sum(counts)
-        rows = None if whole else self._rows_by_first_order(counts)
+        selects = num_selected(sum(counts), self.gamma) < sum(counts)
+        rows = self._rows_by_first_order(counts) if selects else None
         perturbed = [tensor for ascent in ascents for tensor in ascent.tensors]
         with running_statistics_held(self.model), weights_restored(perturbed):
             norm = ascend(ascents, adaptive=self.adaptive)
             del ascents
-            if rows is None and not whole:
+            if selects and rows is None:
                 increase = self._passes.losses(closures, counts) - torch.cat(losses)
                 rows = select_rows(increase, self.gamma)
             # One, unless the norm is inf or NaN: then the gradient becomes NaN, on every rank.

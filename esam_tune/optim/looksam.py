@@ -83,17 +83,18 @@ class LookSAM(PerSampleOptimizer):
 
     def _sharpen(self, closures: Closures, counts: list[int]) -> None:
         """Turn `.grad` from g, still scaled, into g_s, unscaled, and keep g_v."""
-        clean = self._gradient_of()
+        gradients = self._gradient_of()
         self.zero_grad(set_to_none=True)
-        self._passes.unscaled(list(clean.values()))
-        # `ascend` uses its gradients up, and g is needed once more.
-        used_up = {weight: gradient.clone() for weight, gradient in clean.items()}
+        self._passes.unscaled(list(gradients.values()))
+        # `ascend` uses the gradients up, and the next pass may write over their memory, where
+        # DistributedDataParallel keeps them in its buckets.
+        clean = {weight: gradient.clone() for weight, gradient in gradients.items()}
         ascents = ascents_by_group(
-            self.param_groups, used_up, lambda group: float(group.get("rho", self.rho))
+            self.param_groups, gradients, lambda group: float(group.get("rho", self.rho))
         )
         with running_statistics_held(self.model), weights_restored(list(clean)):
             norm = ascend(ascents, adaptive=False)
-            del ascents, used_up
+            del ascents, gradients
             # As in ESAM: an inf or NaN in g has to reach g_s.
             factor = None if norm is None else 1.0 + 0.0 * norm
             self._passes.backward(closures, counts=counts, factor=factor)

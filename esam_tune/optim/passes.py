@@ -10,6 +10,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from esam_tune.optim.arguments import checked_losses
 from esam_tune.optim.distributed import clear_autocast_cache, local_gradients
+from esam_tune.optim.perturbation import scale
 
 
 class Closure(Protocol):
@@ -127,13 +128,12 @@ class Passes:
         return results
 
     def unscaled(self, gradients: list[Tensor]) -> None:
-        """Divide `gradients` in place by the scale that the losses were multiplied with."""
+        """Take the factor that the losses were multiplied with out of `gradients`, in place."""
         if self.scaler is None or not self.scaler.is_enabled() or not gradients:
             return
-        # Scaling a one gives the scale without waiting for the device, as get_scale() would.
-        scale = self.scaler.scale(torch.ones((), device=gradients[0].device))
-        for gradient in gradients:
-            gradient.div_(scale.to(gradient.device))
+        # Scaling a one gives the factor without waiting for the device, as get_scale() would.
+        factor = self.scaler.scale(torch.ones((), device=gradients[0].device))
+        scale(gradients, factor.reciprocal())
 
     def _backward_mean(
         self,

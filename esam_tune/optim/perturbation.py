@@ -76,12 +76,21 @@ def ascend(ascents: Sequence[Ascent], *, adaptive: bool) -> Tensor | None:
     norm = total_norm(gradients)
     inverse = torch.where(norm == 0, torch.zeros_like(norm), norm.reciprocal())
     for ascent in ascents:
-        for tensors, steps in _by_device(ascent):
-            if adaptive:
-                torch._foreach_mul_(steps, tensors)
-            torch._foreach_mul_(steps, (inverse * ascent.radius).to(steps[0].device))
-            torch._foreach_add_(tensors, steps)
+        if adaptive:
+            torch._foreach_mul_(ascent.gradients, ascent.tensors)
+        scale(ascent.gradients, inverse * ascent.radius)
+        torch._foreach_add_(ascent.tensors, ascent.gradients)
     return norm
+
+
+@torch.no_grad()
+def scale(tensors: Sequence[Tensor], factor: Tensor) -> None:
+    """Multiply `tensors` in place by `factor`, shape (), wherever they lie."""
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        by_device.setdefault(tensor.device, []).append(tensor)
+    for device, there in by_device.items():
+        torch._foreach_mul_(there, factor.to(device))
 
 
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:
@@ -135,13 +144,3 @@ def frozen(tensors: Sequence[Tensor]) -> Iterator[None]:
     finally:
         for tensor in tensors:
             tensor.requires_grad_(True)
-
-
-def _by_device(ascent: Ascent) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """Tensors and gradients of `ascent`, split by device: the scale must lie beside them."""
-    for device in dict.fromkeys(tensor.device for tensor in ascent.tensors):
-        positions = [i for i, tensor in enumerate(ascent.tensors) if tensor.device == device]
-        yield (
-            [ascent.tensors[i] for i in positions],
-            [ascent.gradients[i] for i in positions],
-        )

@@ -124,6 +124,19 @@ def check_micro_batches_all_reduce_once(rank):
     assert sum(counted) == 2 * sent
 
 
+def check_gradients_kept_in_buckets_change_nothing(rank):
+    for method in METHODS.values():
+        weights = []
+        for as_view in (False, True):
+            model = DistributedDataParallel(net(), gradient_as_bucket_view=as_view)
+            base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+            optimizer = method(base, model=model)
+            for seed in range(4):
+                optimizer.step(closure_for(model, seed, rank))
+            weights.append(nn.utils.parameters_to_vector(model.parameters()).detach())
+        assert torch.equal(*weights)
+
+
 def check_an_overflow_on_one_rank_skips_on_all(rank):
     model = DistributedDataParallel(net())
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -158,6 +171,7 @@ CHECKS = [
     check_bytes_weights_and_perturbations,
     check_masks_differ_and_resume_from_one_ranks_state,
     check_micro_batches_all_reduce_once,
+    check_gradients_kept_in_buckets_change_nothing,
     check_an_overflow_on_one_rank_skips_on_all,
     check_sharded_weights_are_refused,
 ]

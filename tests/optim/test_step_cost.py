@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from esam_tune.optim import ESAM, BaseStep, count_step_flops, step_flops_ratio
+from esam_tune.optim import ESAM, MSAM, BaseStep, LookSAM, count_step_flops, step_flops_ratio
 from esam_tune.optim.flops import FlopCounter
 
 torch.set_num_threads(1)
@@ -91,6 +91,33 @@ def test_meta_counting_equals_counting_real_steps(build):
     real = OnRealTensorsOnly()
     expected = count_step_flops(build, real, *data(), num_masks=4)
     assert count_step_flops(build, real.body, *data(), num_masks=4) == expected > 0
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        BaseStep,
+        ESAM,
+        lambda base, **kw: ESAM(base, selection="first_order", adaptive=True, **kw),
+        LookSAM,
+        MSAM,
+    ],
+)
+def test_steps_run_without_looking_at_a_value(method):
+    # On the meta device there is none: whatever waits for the device on a GPU fails here.
+    model = small_cnn().to("meta")
+    x, y = (part.to("meta") for part in data())
+    base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer = method(base, model=model, max_grad_norm=1.0)
+    for _ in range(3):
+        losses = optimizer.step(
+            lambda rows: nn.functional.cross_entropy(
+                model(x if rows is None else x[rows]),
+                y if rows is None else y[rows],
+                reduction="none",
+            )
+        )
+    assert losses.shape == (16,)
 
 
 def test_counts_like_torch():
