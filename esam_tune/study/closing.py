@@ -20,7 +20,7 @@ def print_result(result: SweepResult, console: Console, space: Path) -> None:
             console.print(f"failed: {trial.trial_id} {trial.label}: {trial.reason}", soft_wrap=True)
     chosen = record.pick(DEFAULT_RULE)
     if chosen is not None:
-        console.print("\nPareto front, then the baselines it leaves behind", style="bold")
+        console.print("\nPareto front, and below it the baselines that are not on it", style="bold")
         console.print(front_table(record, baselines=True, chosen=chosen))
         console.print(f"\n* chosen by {DEFAULT_RULE}: trial {chosen.trial_id}, {chosen.label}")
     lines = []

@@ -122,6 +122,7 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[Mapping[str
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     # The journal is the state: Tune's own snapshots would cost time and are never read.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "100000")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

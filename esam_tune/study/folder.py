@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +63,10 @@ class StudyFolder:
         root = self.path / "tune"
         root.mkdir(exist_ok=True)
         return root / f"{sum(1 for _ in root.iterdir()):03d}"
+
+    def drop_tune_folders(self) -> None:
+        """Remove checkpoints and Tune's files, which a finished study has no use for."""
+        shutil.rmtree(self.path / "tune", ignore_errors=True)
 
     def record(self) -> StudyRecord:
         """What the journal tells.

@@ -16,9 +16,9 @@ from esam_tune.study.record import StudyRecord, TrialRecord
 _REFRESH_SECONDS = 0.5
 _PLAIN_SECONDS = 15.0
 _SHORT = {
-    keys.VAL_ACCURACY: "val accuracy",
-    keys.STEP_FLOPS_RATIO: "step FLOPs / SGD",
-    keys.STEP_TIME_RATIO: "step time / SGD",
+    keys.VAL_ACCURACY: "val acc",
+    keys.STEP_FLOPS_RATIO: "FLOPs/SGD",
+    keys.STEP_TIME_RATIO: "time/SGD",
     keys.VAL_LOSS: "val loss",
 }
 
@@ -122,18 +122,19 @@ def front_table(
     """The Pareto front by cost and, if asked for, the baselines that are not on it."""
     spec = record.spec
     front = record.front() if front is None else front
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("")
     table.add_column("trial")
-    table.add_column("setting")
+    table.add_column("setting", no_wrap=True)
     columns = list(dict.fromkeys([*spec.objectives, *keys.COST_METRICS]))
     for key in columns:
         table.add_column(_SHORT.get(key, key), justify="right")
+    table.add_column("")
 
     def row(trial: TrialRecord, mark: str, style: str | None) -> None:
         cells = [format_metric(key, trial.metrics.get(key)) for key in columns]
-        label = f"{trial.label} (baseline)" if trial.baseline else trial.label
-        table.add_row(mark, trial.trial_id, label, *cells, style=style)
+        kind = "baseline" if trial.baseline else ""
+        table.add_row(mark, trial.trial_id, trial.label, *cells, kind, style=style)
 
     for trial in front:
         mark = "*" if chosen is not None and trial.trial_id == chosen.trial_id else ""

@@ -151,7 +151,9 @@ def describe_params(params: Mapping[str, Value]) -> str:
     for key, value in params.items():
         if key == "optimizer" or (key in ("selection", "adaptive") and value == kind.defaults[key]):
             continue
-        words.append(f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}")
+        if isinstance(value, float):
+            value = f"{value:.2f}" if key in ("beta", "gamma") else f"{value:#.2g}"
+        words.append(f"{key}={value}")
     return " ".join(words)
 
 

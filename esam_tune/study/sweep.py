@@ -219,6 +219,8 @@ def _run(
             outcome = "terminated" if signal.SIGTERM in stop else "interrupted"
     if outcome == "done" and not record.complete:
         outcome = "failed"
+    if all(trial.state == "complete" for trial in record.trials.values()):
+        folder.drop_tune_folders()
     _finish(record, folder, writer, outcome)
     stopped = outcome in ("interrupted", "terminated")
     if not tracker.close(_TRACKER_SECONDS_INTERRUPTED if stopped else _TRACKER_SECONDS):

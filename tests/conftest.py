@@ -1,0 +1,87 @@
+"""What several test modules share: a small space file and the command line as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).parent.parent
+TEST_DATA = Path(__file__).parent
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def tiny_space(**changes: Any) -> dict[str, Any]:
+    """A space document whose trials take a second; keyword arguments replace whole sections."""
+    document: dict[str, Any] = {
+        "name": "tiny",
+        "task": {"dataset": "digits", "model": "small_cnn", "label_noise": 0.4},
+        "training": {"epochs": 2, "batch_size": 256, "lr": 0.05},
+        "search": {
+            "optimizer": "esam",
+            "beta": {"low": 0.3, "high": 1.0},
+            "gamma": {"low": 0.3, "high": 1.0},
+            "rho": {"low": 0.02, "high": 1.0, "log": True},
+        },
+        "objectives": {"val_accuracy": "max", "step_flops_ratio": "min"},
+        "baselines": [
+            {"label": "SGD", "optimizer": "sgd"},
+            {"label": "SAM", "optimizer": "sam", "rho": 0.2},
+        ],
+        "trials": 3,
+        "max_concurrent": 2,
+        "seed": 0,
+    }
+    return {**document, **changes}
+
+
+def write_space(folder: Path, **changes: Any) -> Path:
+    """A tiny space as a file."""
+    path = folder / "space.yaml"
+    path.write_text(yaml.safe_dump(tiny_space(**changes)), encoding="utf-8")
+    return path
+
+
+def command_line(*arguments: object) -> list[str]:
+    """The command as the installed entry point runs it."""
+    return [sys.executable, "-m", "esam_tune.cli", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    """This process' environment without what would redirect tracking."""
+    return {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+
+
+def esam_tune(*arguments: object, timeout: float = 300.0) -> subprocess.CompletedProcess[str]:
+    """Run a verb to its end."""
+    return subprocess.run(
+        command_line(*arguments),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment(),
+        cwd=REPOSITORY,
+        check=False,
+    )
+
+
+def journal_events(storage: Path, study: str) -> list[dict[str, Any]]:
+    """Whole lines of a study's journal so far."""
+    path = storage / study / "journal.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def run_esam_tune() -> Command:
+    return esam_tune

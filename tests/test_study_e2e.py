@@ -1,0 +1,354 @@
+"""Tiny studies through the real Ray, Optuna and MLflow, run as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from conftest import (
+    TEST_DATA,
+    command_line,
+    environment,
+    esam_tune,
+    journal_events,
+    tiny_space,
+    write_space,
+)
+from mlflow import MlflowClient
+
+pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.slow]
+
+
+class Finished:
+    """A study that has run, and what it printed."""
+
+    def __init__(self, folder: Path, **changes: Any) -> None:
+        self.storage = folder / "storage"
+        self.space = write_space(folder, **changes)
+        self.spec = tiny_space(**changes)
+        self.run = esam_tune("sweep", self.space, "--storage", self.storage, "--json")
+        assert self.run.returncode == 0, self.run.stderr
+        self.document = json.loads(self.run.stdout)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return Finished(tmp_path_factory.mktemp("study"))
+
+
+def by_label(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {trial["label"]: trial for trial in document["trials"]}
+
+
+def brute_force_front(trials: list[dict[str, Any]]) -> set[str]:
+    """Ids of complete trials that no other complete trial beats in one objective and ties in the
+    other, by comparing every pair."""
+    points = [
+        (t["trial_id"], t["metrics"]["val_accuracy"], t["metrics"]["step_flops_ratio"])
+        for t in trials
+        if t["state"] == "complete"
+    ]
+    return {
+        name
+        for name, accuracy, cost in points
+        if not any(a >= accuracy and c <= cost and (a > accuracy or c < cost) for _, a, c in points)
+    }
+
+
+def test_sweep_prints_one_document_that_keeps_the_contract(study: Finished) -> None:
+    schema = json.loads((TEST_DATA / "study.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(study.document, schema)
+    assert study.document["study"] == "tiny"
+    assert study.document["objectives"] == {"val_accuracy": "max", "step_flops_ratio": "min"}
+
+
+def test_baselines_run_first_and_on_top_of_the_budget(study: Finished) -> None:
+    trials = study.document["trials"]
+    assert [t["trial_id"] for t in trials] == [f"{i:04d}" for i in range(5)]
+    assert [t["baseline"] for t in trials] == [True, True, False, False, False]
+    assert {t["state"] for t in trials} == {"complete"}
+    assert trials[0]["params"] == {"optimizer": "sgd"}
+
+
+def test_counted_costs_of_the_baselines(study: Finished) -> None:
+    trials = by_label(study.document)
+    assert trials["SGD"]["metrics"]["step_flops_ratio"] == 1.0
+    assert trials["SAM"]["metrics"]["step_flops_ratio"] == pytest.approx(2.0, rel=0.01)
+    assert all(t["metrics"]["step_time_ratio"] > 0 for t in trials.values())
+
+
+def test_search_trials_lie_in_the_space_and_differ(study: Finished) -> None:
+    searched = [t["params"] for t in study.document["trials"] if not t["baseline"]]
+    for params in searched:
+        assert params["optimizer"] == "esam"
+        for key in ("beta", "gamma", "rho"):
+            assert study.spec["search"][key]["low"] <= params[key]
+            assert params[key] <= study.spec["search"][key]["high"]
+    assert len({json.dumps(params) for params in searched}) == len(searched)
+
+
+def test_front_equals_a_brute_force_front(study: Finished) -> None:
+    assert set(study.document["front"]) == brute_force_front(study.document["trials"])
+    assert study.document["chosen"]["trial_id"] in study.document["front"]
+
+
+def test_no_trial_of_a_search_reads_the_test_split(study: Finished) -> None:
+    assert not [key for t in study.document["trials"] for key in t["metrics"] if "test" in key]
+
+
+def test_mlflow_holds_a_parent_and_a_nested_child_a_trial(study: Finished) -> None:
+    client = MlflowClient(tracking_uri=study.document["tracking_uri"])
+    parent = client.get_run(study.document["parent_run_id"])
+    assert parent.info.status == "FINISHED"
+    assert parent.info.run_name == "tiny"
+    children = client.search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    )
+    trials = {t["mlflow_run_id"]: t for t in study.document["trials"]}
+    assert {child.info.run_id for child in children} == set(trials)
+    for child in children:
+        trial = trials[child.info.run_id]
+        assert child.info.status == "FINISHED"
+        assert child.data.params == {k: str(v) for k, v in trial["params"].items()}
+        for key, value in trial["metrics"].items():
+            assert child.data.metrics[key] == pytest.approx(value)
+        history = client.get_metric_history(child.info.run_id, "val_accuracy")
+        assert [point.step for point in history] == [1, 2]
+
+
+def test_mlflow_parent_keeps_space_front_and_settings(study: Finished) -> None:
+    client = MlflowClient(tracking_uri=study.document["tracking_uri"])
+    names = {item.path for item in client.list_artifacts(study.document["parent_run_id"])}
+    assert names == {"space.yaml", "front.csv", "front.png", "chosen.yaml"}
+
+
+def test_pareto_recomputes_what_sweep_printed(study: Finished) -> None:
+    run = esam_tune("pareto", "tiny", "--storage", study.storage, "--json")
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == study.document
+
+
+def test_pareto_keeps_constraints_and_exports_what_train_accepts(
+    study: Finished, tmp_path: Path
+) -> None:
+    exported = tmp_path / "settings.yaml"
+    run = esam_tune(
+        *("pareto", "tiny", "--storage", study.storage, "--json"),
+        *("--max", "step_flops_ratio=1.99", "--min", "step_flops_ratio=1.01"),
+        *("--pick", "accuracy", "--export", exported),
+    )
+    assert run.returncode == 0, run.stderr
+    document = json.loads(run.stdout)
+    allowed = [t for t in document["trials"] if 1.01 <= t["metrics"]["step_flops_ratio"] <= 1.99]
+    assert set(document["front"]) == brute_force_front(allowed)
+    best = max(t["metrics"]["val_accuracy"] for t in allowed)
+    chosen = {t["trial_id"]: t for t in allowed}[document["chosen"]["trial_id"]]
+    assert chosen["metrics"]["val_accuracy"] == best
+    assert yaml.safe_load(exported.read_text()) == document["chosen"]["settings"]
+
+    trained = esam_tune("train", exported, "--storage", study.storage, "--json")
+    assert trained.returncode == 0, trained.stderr
+    result = json.loads(trained.stdout)
+    # The same seed, data and steps as in the search: the test split is all that is new.
+    assert result["metrics"]["val_accuracy"] == chosen["metrics"]["val_accuracy"]
+    assert 0.0 <= result["metrics"]["test_accuracy"] <= 1.0
+    assert [m["epoch"] for m in result["history"]] == [1, 2]
+    assert Path(result["weights"]).stat().st_size > 100_000
+    client = MlflowClient(tracking_uri=result["tracking_uri"])
+    logged = client.get_run(result["mlflow_run_id"]).data
+    assert logged.metrics["test_accuracy"] == result["metrics"]["test_accuracy"]
+    assert logged.tags["esam_tune.origin.trial_id"] == chosen["trial_id"]
+
+
+def test_pareto_reads_as_a_table(study: Finished) -> None:
+    run = esam_tune("pareto", "tiny", "--storage", study.storage)
+    assert run.returncode == 0
+    assert "SGD" in run.stdout
+    assert "pick by knee" in run.stdout
+
+
+def test_an_existing_study_is_refused_without_resume(study: Finished) -> None:
+    run = esam_tune("sweep", study.space, "--storage", study.storage)
+    assert run.returncode == 2
+    assert "--resume" in run.stderr
+    assert "--name" in run.stderr
+
+
+def test_resume_with_a_larger_budget_adds_only_the_difference(study: Finished) -> None:
+    run = esam_tune(
+        "sweep", study.space, "--storage", study.storage, "--resume", "--trials", 4, "--json"
+    )
+    assert run.returncode == 0, run.stderr
+    document = json.loads(run.stdout)
+    assert document["trials"][:5] == study.document["trials"]
+    assert [t["baseline"] for t in document["trials"]] == [True, True, False, False, False, False]
+    assert document["parent_run_id"] == study.document["parent_run_id"]
+
+
+def test_resume_with_another_space_is_refused(study: Finished, tmp_path: Path) -> None:
+    other = write_space(tmp_path, training={"epochs": 2, "batch_size": 256, "lr": 0.1})
+    run = esam_tune("sweep", other, "--storage", study.storage, "--resume")
+    assert run.returncode == 2
+    assert "training" in run.stderr
+    assert "0.1" in run.stderr
+
+
+def stop_and_resume(tmp_path: Path, stop: signal.Signals, **changes: Any) -> tuple[int, Finished]:
+    """Stop a study after its second trial, resume it; the first exit code and what came of it."""
+    space, storage = write_space(tmp_path, **changes), tmp_path / "storage"
+    process = subprocess.Popen(
+        command_line("sweep", space, "--storage", storage),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(lambda: ended(storage) >= 2, process)
+        process.send_signal(stop)
+        code = process.wait(60)
+    finally:
+        process.kill()
+    assert ended(storage) < 5
+    resumed = Finished.__new__(Finished)
+    resumed.storage, resumed.space, resumed.spec = storage, space, tiny_space(**changes)
+    resumed.run = esam_tune("sweep", space, "--storage", storage, "--resume", "--json")
+    assert resumed.run.returncode == 0, resumed.run.stderr
+    resumed.document = json.loads(resumed.run.stdout)
+    return code, resumed
+
+
+def ended(storage: Path) -> int:
+    return sum(e["event"] == "trial_end" for e in journal_events(storage, "tiny"))
+
+
+def wait_for(
+    condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 120
+) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the process ended before the condition held"
+        assert time.monotonic() < deadline, "the condition did not come to hold"
+        time.sleep(0.05)
+
+
+def without_times(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Trials without what depends on the clock or on MLflow's random ids."""
+    timed = ("step_time_ratio", "epoch_seconds", "images_per_second")
+    return [
+        {
+            **trial,
+            "mlflow_run_id": None,
+            "metrics": {k: v for k, v in trial["metrics"].items() if k not in timed},
+        }
+        for trial in document["trials"]
+    ]
+
+
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_stopped_study_resumes_to_what_it_would_have_been(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, stop: signal.Signals, code: int
+) -> None:
+    undisturbed = Finished(tmp_path_factory.mktemp("undisturbed"), max_concurrent=1)
+    exited, resumed = stop_and_resume(tmp_path, stop, max_concurrent=1)
+    assert exited == code
+    assert without_times(resumed.document) == without_times(undisturbed.document)
+
+    epochs = defaultdict(list)
+    for event in journal_events(resumed.storage, "tiny"):
+        if event["event"] == "epoch":
+            epochs[event["trial_id"]].append(event["metrics"]["epoch"])
+    assert dict(epochs) == {f"{i:04d}": [1, 2] for i in range(5)}
+
+    client = MlflowClient(tracking_uri=resumed.document["tracking_uri"])
+    runs = client.search_runs([client.get_experiment_by_name("esam-tune").experiment_id])
+    assert len(runs) == 1 + 5
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_a_diverging_trial_fails_alone_and_says_why(tmp_path: Path) -> None:
+    wild = {"label": "wild", "optimizer": "sgd", "lr": 1e30}
+    finished = Finished(tmp_path, baselines=[wild, {"optimizer": "sgd"}], trials=1)
+    trials = by_label(finished.document)
+    assert trials["wild"]["state"] == "failed"
+    assert "epoch 1" in trials["wild"]["reason"]
+    assert [t["state"] for label, t in trials.items() if label != "wild"] == ["complete"] * 2
+    assert trials["wild"]["trial_id"] not in finished.document["front"]
+    client = MlflowClient(tracking_uri=finished.document["tracking_uri"])
+    run = client.get_run(trials["wild"]["mlflow_run_id"])
+    assert run.info.status == "FAILED"
+    assert run.data.tags["esam_tune.reason"] == trials["wild"]["reason"]
+
+
+def test_a_study_whose_trials_all_fail_exits_1(tmp_path: Path) -> None:
+    space = write_space(
+        tmp_path,
+        training={"epochs": 1, "batch_size": 256, "lr": 1e30},
+        baselines=[],
+        trials=1,
+    )
+    run = esam_tune("sweep", space, "--storage", tmp_path / "storage", "--json")
+    assert run.returncode == 1
+    document = json.loads(run.stdout)
+    assert [t["state"] for t in document["trials"]] == ["failed"]
+    assert document["front"] == []
+    assert document["chosen"] is None
+
+
+def test_two_workers_train_the_same_loop_on_a_worker_group(tmp_path: Path) -> None:
+    space = write_space(tmp_path, baselines=[{"label": "SGD", "optimizer": "sgd"}], trials=1)
+    storage = tmp_path / "storage"
+    run = esam_tune(
+        "sweep", space, "--storage", storage, "--workers-per-trial", 2, "--json", timeout=280
+    )
+    assert run.returncode == 0, run.stderr
+    document = json.loads(run.stdout)
+    assert [t["state"] for t in document["trials"]] == ["complete", "complete"]
+    assert document["trials"][0]["metrics"]["step_flops_ratio"] == 1.0
+    client = MlflowClient(tracking_uri=document["tracking_uri"])
+    for trial in document["trials"]:
+        history = client.get_metric_history(trial["mlflow_run_id"], "val_accuracy")
+        assert [point.step for point in history] == [1, 2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_ui_serves_the_studys_store_on_loopback(study: Finished) -> None:
+    port = free_port()
+    process = subprocess.Popen(
+        command_line("ui", "--storage", study.storage, "--port", port),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    address = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=2) as reply:
+                return bool(reply.status == 200)
+        except OSError:
+            return False
+
+    try:
+        wait_for(answers, process)
+        client = MlflowClient(tracking_uri=address)
+        parent = client.get_run(study.document["parent_run_id"])
+        assert parent.info.run_name == "tiny"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
