@@ -52,9 +52,10 @@ class Domain:
                 raise InputError(name, f"must be {self}, got {value!r}", "write true or false")
             return value
         if isinstance(value, int | float) and not isinstance(value, bool):
-            fits = self.kind is float or float(value).is_integer()
-            if fits and self._contains(float(value)):
-                return int(value) if self.kind is int else float(value)
+            number = _as_float(value)
+            fits = self.kind is float or number.is_integer()
+            if fits and self._contains(number):
+                return int(value) if self.kind is int else number
         raise InputError(name, f"must be {self}, got {value!r}", f"set it to {self}")
 
     def _contains(self, value: float) -> bool:
@@ -63,6 +64,14 @@ class Domain:
         above = value > self.low if self.low_open else value >= self.low
         below = value < self.high if self.high_open else value <= self.high
         return above and below
+
+
+def _as_float(value: float) -> float:
+    """The number as a float; an integer too large for one is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 POSITIVE = Domain(kind=float, low=0.0, low_open=True)
@@ -267,7 +276,7 @@ def trial_settings(received: object) -> TrialSettings:
     known = [f.name for f in fields(TrialSettings)]
     check_keys("", received, known, ["task", "training", "params"])
     assert isinstance(received, Mapping)
-    origin = received.get("origin") or {}
+    origin = {} if received.get("origin") is None else received["origin"]
     if not isinstance(origin, Mapping):
         raise InputError("origin", f"must be a mapping, got {origin!r}", "remove it")
     params = complete_params("params", received["params"])

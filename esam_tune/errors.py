@@ -16,7 +16,8 @@ class InputError(ValueError):
     """
 
     def __init__(self, field: str, problem: str, remedy: str) -> None:
-        super().__init__(f"{field}: {problem}; {remedy}")
+        # One line, whatever the user's text holds.
+        super().__init__(" ".join(f"{field}: {problem}; {remedy}".split()))
         self.field = field
         self.problem = problem
         self.remedy = remedy

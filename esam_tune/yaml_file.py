@@ -27,6 +27,9 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        if getattr(self.peek_event(), "tag", None) is not None:  # type: ignore[no-untyped-call]
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="tags are not read", problem_mark=mark)
         if self.check_event(yaml.events.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="aliases are not read", problem_mark=mark)
@@ -67,6 +70,20 @@ _Loader.add_implicit_resolver(
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:null", re.compile(r"^(~|null|Null|NULL|)$"), ["~", "n", "N", ""]
 )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Safe dumper that quotes every text which the loader would take for something else."""
+
+
+# A trial id such as 0008 is text to YAML 1.1, which the dumper speaks, but a number to the loader.
+_Dumper.yaml_implicit_resolvers = {
+    first: [
+        *_Loader.yaml_implicit_resolvers.get(first, []),
+        *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
+    ]
+    for first in {*_Loader.yaml_implicit_resolvers, *yaml.SafeDumper.yaml_implicit_resolvers}
+}
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
@@ -118,7 +135,7 @@ def write_yaml(path: Path, document: dict[str, Any], comment: str) -> None:
     Raises:
         OSError: when the folder cannot be written.
     """
-    text = f"# {comment}\n" + yaml.safe_dump(document, sort_keys=False)
+    text = f"# {comment}\n" + yaml.dump(document, Dumper=_Dumper, sort_keys=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

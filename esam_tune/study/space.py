@@ -66,7 +66,7 @@ def parse_space(document: Mapping[str, Any], default_name: str) -> StudySpec:
         fixed=fixed,
         dimensions=dimensions,
         objectives=_objectives(document["objectives"]),
-        baselines=_baselines(document.get("baselines") or []),
+        baselines=_baselines([] if document.get("baselines") is None else document["baselines"]),
         trials=int(COUNT.check("trials", document["trials"])),
         max_concurrent=None if concurrent is None else _count("max_concurrent", concurrent),
         seed=int(SEED.check("seed", document.get("seed", 0))),

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from esam_tune.config import (
-    HYPERPARAMETERS,
     OPTIMIZERS,
+    TRIAL_TRAINING,
     TaskSettings,
     TrainingSettings,
     TrialSettings,
@@ -160,20 +160,28 @@ def describe_params(params: Mapping[str, Value]) -> str:
 def coordinates(spec: StudySpec, params: Mapping[str, Value]) -> dict[str, Value] | None:
     """Where a setting lies in the search space, or None when it lies outside.
 
-    SAM and ASAM are points of a space over ESAM: beta = gamma = 1.
+    A setting lies inside when a search trial could have had it: what the space does not search
+    must be as in every search trial. SAM and ASAM are points of a space over ESAM, at
+    beta = gamma = 1.
+
+    Args:
+        spec: the study.
+        params: a trial's complete parameters.
     """
-    point = dict(params)
     searched = spec.dimensions.get("optimizer")
     names = searched.choices if isinstance(searched, Choice) else (spec.fixed["optimizer"],)
+    point = dict(params)
     if point["optimizer"] in ("sam", "asam") and point["optimizer"] not in names:
-        point["adaptive"] = point["optimizer"] == "asam"
-        point.update(optimizer="esam", beta=1.0, gamma=1.0, selection="exact")
-    for key, value in spec.fixed.items():
-        if key in point and point[key] != value:
+        adaptive = point["optimizer"] == "asam"
+        point.update(optimizer="esam", beta=1.0, gamma=1.0, selection="exact", adaptive=adaptive)
+    if point["optimizer"] not in names:
+        return None
+    trained = {key: getattr(spec.training, key) for key in TRIAL_TRAINING}
+    defaults = OPTIMIZERS[str(point["optimizer"])].defaults
+    usual = {**trained, **defaults, **spec.fixed, "optimizer": point["optimizer"]}
+    point = {**trained, **point}
+    for key, value in point.items():
+        dimension = spec.dimensions.get(key)
+        if not (value == usual[key] if dimension is None else dimension.contains(value)):
             return None
-    inside = {key: point[key] for key in spec.dimensions if key in point}
-    if all(spec.dimensions[key].contains(value) for key, value in inside.items()):
-        reads = OPTIMIZERS[str(point["optimizer"])].defaults
-        needed = {k for k in spec.dimensions if k not in HYPERPARAMETERS or k in reads}
-        return inside if needed <= set(inside) and point["optimizer"] in names else None
-    return None
+    return {key: point[key] for key in spec.dimensions if key in point}
