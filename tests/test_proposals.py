@@ -1,0 +1,218 @@
+"""Optuna's database beside the journal: the same proposals, and nothing told twice or lost."""
+
+import optuna
+import pytest
+from study_events import WrittenStudy, study_spec
+
+from esam_tune.study.proposals import Proposals
+
+STATES = optuna.trial.TrialState
+TRIALS = 8
+SEARCHED = {"beta": (0.3, 1.0), "gamma": (0.3, 1.0), "rho": (0.02, 1.0)}
+
+
+class Study:
+    """A study on disk: opened anew as often as a test lets its process die."""
+
+    def __init__(self, folder, **changes):
+        self.spec = study_spec(**{"trials": TRIALS} | changes)
+        self.path = folder / "optuna.db"
+        self.journal = WrittenStudy(folder / "journal.jsonl", self.spec)
+
+    def open(self):
+        proposals = Proposals(self.path, self.spec)
+        proposals.settle(self.journal.record())
+        return proposals
+
+    def stored(self):
+        study = optuna.load_study(study_name=self.spec.name, storage=f"sqlite:///{self.path}")
+        return study.get_trials()
+
+    def finish(self, trial_id, accuracy, cost, state="complete"):
+        self.journal.epoch(trial_id, 2, val_accuracy=accuracy, step_flops_ratio=cost)
+        self.journal.end(trial_id, state)
+        return self.journal.record().trials[trial_id]
+
+    def run(self, index, proposals=None, state="complete"):
+        """One search trial, with values that depend on its setting alone."""
+        proposals = proposals or self.open()
+        number, params = proposals.ask(index)
+        trial_id = self.journal.start(params, number=number)
+        accuracy = 0.9 - (params["rho"] - 0.3) ** 2
+        proposals.tell(self.finish(trial_id, accuracy, 1 + params["beta"], state))
+        return params
+
+
+@pytest.fixture
+def study(tmp_path):
+    return Study(tmp_path)
+
+
+def undisturbed(folder):
+    folder.mkdir()
+    study = Study(folder)
+    proposals = study.open()
+    return [study.run(index, proposals) for index in range(TRIALS)]
+
+
+def test_proposals_are_complete_and_lie_in_the_space(study):
+    for index in range(4):
+        params = study.run(index)
+        assert params["optimizer"] == "esam"
+        assert (params["selection"], params["adaptive"]) == ("exact", False)
+        for key, (low, high) in SEARCHED.items():
+            assert low <= params[key] <= high
+
+
+def test_a_process_for_each_trial_proposes_what_one_process_would(tmp_path, study):
+    expected = undisturbed(tmp_path / "undisturbed")
+    assert [study.run(index) for index in range(TRIALS)] == expected
+    assert len({tuple(params.values()) for params in expected}) == TRIALS
+
+
+def test_proposals_depend_on_the_seed(tmp_path):
+    first, second = (Study(tmp_path / name, seed=seed) for seed, name in enumerate("ab"))
+    assert first.run(0) != second.run(0)
+
+
+@pytest.mark.parametrize("seed", [5_000, 2**31 - 1])
+def test_every_seed_a_space_may_hold_can_propose(tmp_path, seed):
+    assert Study(tmp_path, seed=seed).run(0)["optimizer"] == "esam"
+
+
+@pytest.mark.parametrize("dies_after", ["ask", "start", "end", "tell"])
+def test_a_death_between_journal_and_database_changes_no_later_proposal(
+    tmp_path, study, dies_after
+):
+    expected = undisturbed(tmp_path / "undisturbed")
+    for index in range(5):
+        study.run(index)
+    proposals = study.open()
+    number, params = proposals.ask(5)
+    if dies_after != "ask":
+        trial_id = study.journal.start(params, number=number)
+    if dies_after in ("end", "tell"):
+        accuracy = 0.9 - (params["rho"] - 0.3) ** 2
+        trial = study.finish(trial_id, accuracy, 1 + params["beta"])
+    if dies_after == "tell":
+        proposals.tell(trial)
+    del proposals
+
+    proposals = study.open()
+    if dies_after == "ask":
+        assert study.stored()[number].state == STATES.FAIL
+        study.run(5, proposals)
+    elif dies_after == "start":
+        # The trial goes on under its own number.
+        assert study.stored()[number].state == STATES.RUNNING
+        accuracy = 0.9 - (params["rho"] - 0.3) ** 2
+        proposals.tell(study.finish(trial_id, accuracy, 1 + params["beta"]))
+    complete = [t for t in study.stored() if t.state == STATES.COMPLETE]
+    assert len(complete) == 6
+    assert study.run(6, proposals) == expected[6]
+    assert study.run(7) == expected[7]
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [("complete", STATES.COMPLETE), ("pruned", STATES.PRUNED), ("failed", STATES.FAIL)],
+)
+@pytest.mark.parametrize("settled", [False, True], ids=["told at once", "told at the next start"])
+def test_each_end_is_told_as_what_it_is(study, state, told, settled):
+    proposals = study.open()
+    number, params = proposals.ask(0)
+    trial_id = study.journal.start(params, number=number)
+    trial = study.finish(trial_id, 0.8, 1.5, state)
+    if settled:
+        study.open()
+    else:
+        proposals.tell(trial)
+    (stored,) = study.stored()
+    assert stored.state == told
+    assert stored.values == ([0.8, 1.5] if state == "complete" else None)
+    assert {key: params[key] for key in SEARCHED} == stored.params
+
+
+def test_values_are_told_in_the_order_and_direction_of_the_objectives(tmp_path):
+    study = Study(tmp_path, objectives={"step_flops_ratio": "min", "val_accuracy": "max"})
+    params = study.run(0)
+    loaded = optuna.load_study(study_name="small", storage=f"sqlite:///{study.path}")
+    minimize, maximize = (
+        optuna.study.StudyDirection.MINIMIZE,
+        optuna.study.StudyDirection.MAXIMIZE,
+    )
+    assert loaded.directions == [minimize, maximize]
+    assert loaded.trials[0].values[0] == 1 + params["beta"]
+
+
+def test_an_end_told_twice_counts_once(study):
+    proposals = study.open()
+    number, params = proposals.ask(0)
+    trial = study.finish(study.journal.start(params, number=number), 0.8, 1.5)
+    for _ in range(2):
+        proposals.tell(trial)
+    study.open()
+    assert [t.state for t in study.stored()] == [STATES.COMPLETE]
+
+
+@pytest.mark.parametrize(
+    ("params", "point"),
+    [
+        ({"optimizer": "sam", "rho": 0.05}, {"beta": 1.0, "gamma": 1.0, "rho": 0.05}),
+        (
+            {"optimizer": "esam", "beta": 0.6, "gamma": 0.5, "rho": 0.05},
+            {"beta": 0.6, "gamma": 0.5, "rho": 0.05},
+        ),
+    ],
+)
+def test_a_baseline_in_the_space_is_taught_once(study, params, point):
+    trial_id = study.journal.start(params, baseline=True)
+    proposals = study.open()
+    assert study.stored() == []
+    proposals.tell(study.finish(trial_id, 0.8, 2.0))
+    for _ in range(2):
+        study.open()
+    (stored,) = study.stored()
+    assert (stored.state, stored.params, stored.values) == (STATES.COMPLETE, point, [0.8, 2.0])
+
+
+def test_a_baseline_that_ended_just_before_a_death_is_taught_at_the_next_start(study):
+    study.finish(study.journal.start({"optimizer": "sam"}, baseline=True), 0.8, 2.0)
+    for _ in range(2):
+        study.open()
+        assert [stored.state for stored in study.stored()] == [STATES.COMPLETE]
+
+
+@pytest.mark.parametrize(
+    ("params", "state"),
+    [
+        ({"optimizer": "sgd"}, "complete"),
+        ({"optimizer": "sam", "rho": 3.0}, "complete"),
+        ({"optimizer": "sam"}, "failed"),
+        ({"optimizer": "sam"}, "pruned"),
+    ],
+)
+def test_a_baseline_without_a_place_or_a_result_is_not_taught(study, params, state):
+    study.finish(study.journal.start(params, baseline=True), 0.8, 1.0, state)
+    study.open()
+    assert study.stored() == []
+
+
+def test_a_proposal_holds_only_what_its_optimizer_reads(tmp_path):
+    search = {
+        "optimizer": {"choices": ["sgd", "sam", "esam"]},
+        "beta": {"choices": [0.5, 0.75]},
+        "rho": {"low": 0.01, "high": 1.0, "log": True},
+        "batch_size": {"low": 16, "high": 64},
+        "lr": 0.1,
+    }
+    study = Study(tmp_path, search=search, trials=30)
+    proposals = study.open()
+    proposed = [proposals.ask(index)[1] for index in range(15)]
+    assert {params["optimizer"] for params in proposed} == {"sgd", "sam", "esam"}
+    for params in proposed:
+        assert isinstance(params["batch_size"], int)
+        assert params["lr"] == 0.1
+        assert ("rho" in params) == (params["optimizer"] != "sgd")
+        assert ("beta" in params) == (params["optimizer"] == "esam")
+        assert params.get("beta", 0.5) in (0.5, 0.75)
