@@ -6,11 +6,10 @@ Imports nothing but torch: a step runs and is measured on a bare GPU machine.
 from esam_tune.optim.base import BaseStep, PerSampleOptimizer
 from esam_tune.optim.cost import count_step_flops, step_flops_ratio
 from esam_tune.optim.cost_model import (
-    METHODS,
     StepWork,
     measure_step_work,
+    rule_of_thirds,
     step_cost,
-    third_each,
 )
 from esam_tune.optim.esam import ESAM, SELECTIONS
 from esam_tune.optim.looksam import LookSAM
@@ -41,9 +40,8 @@ __all__ = [
     "select_rows",
     "count_step_flops",
     "step_flops_ratio",
-    "METHODS",
     "StepWork",
     "measure_step_work",
     "step_cost",
-    "third_each",
+    "rule_of_thirds",
 ]

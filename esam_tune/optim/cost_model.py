@@ -81,7 +81,7 @@ class StepWork:
         return expected + none_further * sum(map(sum, pairs)) / len(pairs)
 
 
-def third_each(*, rows: int = 1_000_000, tensors: int = 60) -> StepWork:
+def rule_of_thirds(*, rows: int = 1_000_000, tensors: int = 60) -> StepWork:
     """The usual rule of thumb: forward pass, activation and weight gradients cost the same.
 
     Exact selection at n rows then costs (3 + beta + 3 gamma) / 3, first-order selection
@@ -110,7 +110,7 @@ def step_cost(
     Perturbing, selecting and updating are left out: elementwise work, small beside the passes.
 
     Args:
-        work: the model's parts, from `measure_step_work` or `third_each`.
+        work: the model's parts, from `measure_step_work` or `rule_of_thirds`.
         method: one of `METHODS`. `beta`, `gamma` and `selection` concern ``"esam"`` only.
         beta: probability of perturbing a tensor, in (0, 1].
         gamma: share of rows in the last pass, in (0, 1].

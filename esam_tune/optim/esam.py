@@ -146,9 +146,10 @@ class ESAM(PerSampleOptimizer):
         mask = self.masks.draw(len(trainable))
         kept = [tensor for tensor, keep in zip(trainable, mask, strict=True) if keep]
         skipped = [tensor for tensor, keep in zip(trainable, mask, strict=True) if not keep]
-        if is_compiled(self.model) and not isinstance(self.masks, MaskCycle):
+        if not isinstance(self.masks, MaskCycle) and is_compiled(self.model):
             skipped = []
-        recording = nullcontext() if self._recorder is None else self._recorder.recording()
+        recorder = self._recorder if self.gamma < 1.0 else None
+        recording = nullcontext() if recorder is None else recorder.recording()
         self.zero_grad(set_to_none=True)
         with frozen(skipped), recording:
             losses = self._passes.backward(closures, inputs=kept, local=True)
@@ -164,9 +165,7 @@ class ESAM(PerSampleOptimizer):
         """The selected rows, from what the clean pass recorded; None with exact selection."""
         if self._recorder is None:
             return None
-        increase = self._recorder.increases(counts, adaptive=self.adaptive)
-        self._recorder.clear()
-        return select_rows(increase, self.gamma)
+        return select_rows(self._recorder.increases(counts, adaptive=self.adaptive), self.gamma)
 
     def _own_state(self) -> dict[str, Any]:
         return {**super()._own_state(), "steps": self.steps}

@@ -79,7 +79,7 @@ class HeadRecorder:
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record the passes inside; whatever an earlier use recorded is dropped."""
-        self.clear()
+        self._features, self._gradients = [], []
         handle = None if self._stays else self._attach()
         self._recording = True
         try:
@@ -89,13 +89,11 @@ class HeadRecorder:
             if handle is not None:
                 handle.remove()
 
-    def clear(self) -> None:
-        """Let go of what was recorded."""
-        self._features, self._gradients = [], []
-
     @torch.no_grad()
     def increases(self, counts: Sequence[int], *, adaptive: bool) -> Tensor:
         """The score s_i of each row, up to one positive factor that is common to all.
+
+        What was recorded is let go of.
 
         Where a row has several positions (tokens, pixels), theirs are added. A pass whose kept
         weights the logits do not depend on has no gradient and scores 0, as has its perturbation.
@@ -110,21 +108,23 @@ class HeadRecorder:
         Raises:
             ValueError: when the head did not run once in each pass, on its rows.
         """
-        lengths = [features.shape[0] if features.dim() > 1 else 0 for features in self._features]
+        recorded, gradients = self._features, self._gradients
+        self._features, self._gradients = [], []
+        lengths = [features.shape[0] if features.dim() > 1 else 0 for features in recorded]
         if lengths != list(counts):
             raise ValueError(
                 "head must be the layer of model that gives the logits, called once in a pass with "
                 f"one row for each loss: expected {list(counts)} rows, got {lengths}. Name it by "
                 "head=; give a compiled model to the optimizer, and before its first call"
             )
-        device, dtype = self._features[0].device, self._features[0].dtype
+        device, dtype = recorded[0].device, recorded[0].dtype
         dtype = torch.float64 if dtype == torch.float64 else torch.float32
         flat = [
             (features.flatten(0, -2).to(dtype), gradient.flatten(0, -2).to(dtype))
-            for features, gradient in zip(self._features, self._gradients, strict=True)
+            for features, gradient in zip(recorded, gradients, strict=True)
             if gradient is not None
         ]
-        if len(flat) != len(self._features):
+        if len(flat) != len(recorded):
             return torch.zeros(sum(counts), device=device, dtype=dtype)
         weight_step = torch.stack([gradient.T @ features for features, gradient in flat]).sum(0)
         bias_step = torch.stack([gradient.sum(0) for _, gradient in flat]).sum(0)

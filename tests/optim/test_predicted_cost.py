@@ -12,9 +12,9 @@ from esam_tune.optim import (
     LookSAM,
     StepWork,
     measure_step_work,
+    rule_of_thirds,
     step_cost,
     step_flops_ratio,
-    third_each,
 )
 
 torch.set_num_threads(1)
@@ -131,12 +131,12 @@ def test_a_chain_by_hand():
     ],
 )
 def test_the_rule_of_thirds(settings, cost):
-    assert step_cost(third_each(), **settings) == pytest.approx(cost, abs=1e-6)
+    assert step_cost(rule_of_thirds(), **settings) == pytest.approx(cost, abs=1e-6)
 
 
 def test_tells_that_a_limit_cannot_be_met():
-    assert step_cost(third_each(), beta=0.5, gamma=0.5) > 1.4
-    assert step_cost(third_each(), beta=0.5, gamma=0.5, selection="first_order") < 1.4
+    assert step_cost(rule_of_thirds(), beta=0.5, gamma=0.5) > 1.4
+    assert step_cost(rule_of_thirds(), beta=0.5, gamma=0.5, selection="first_order") < 1.4
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_tells_that_a_limit_cannot_be_met():
 )
 def test_refuses(settings, words):
     with pytest.raises(ValueError, match=words):
-        step_cost(third_each(), **settings)
+        step_cost(rule_of_thirds(), **settings)
 
 
 def test_refuses_a_model_without_trainable_weights():
