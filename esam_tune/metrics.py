@@ -30,9 +30,7 @@ EPOCH_SECONDS = "epoch_seconds"
 METRICS: dict[str, Metric] = {
     metric.key: metric
     for metric in (
-        Metric(
-            key=EPOCH, unit="1", better=None, description="epochs finished, absolute, from 1"
-        ),
+        Metric(key=EPOCH, unit="1", better=None, description="epochs finished, absolute, from 1"),
         Metric(
             key=TRAIN_LOSS,
             unit="nat",
@@ -48,9 +46,7 @@ METRICS: dict[str, Metric] = {
             better="max",
             description="accuracy on the validation split",
         ),
-        Metric(
-            key=TEST_LOSS, unit="nat", better="min", description="mean loss on the test split"
-        ),
+        Metric(key=TEST_LOSS, unit="nat", better="min", description="mean loss on the test split"),
         Metric(
             key=TEST_ACCURACY,
             unit="0..1",

@@ -26,7 +26,9 @@ _EVALUATION_ROWS = 1024
 class Report(Protocol):
     """Receives an epoch's metrics, and how to take the state that continues from there."""
 
-    def __call__(self, metrics: dict[str, float], state: Callable[[], dict[str, Any]]) -> None:
+    def __call__(
+        self, metrics: dict[str, float], state: Callable[[], dict[str, Any]], /
+    ) -> None:
         """Called once an epoch on every worker, with metrics reduced over workers."""
 
 
@@ -164,9 +166,7 @@ def train(
     ).to(worker.device)
     replica = worker.replicate(model)
     optimizer = build_optimizer(settings.params, training, replica, settings.seed)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-        optimizer.base_optimizer, training.epochs
-    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer.base_optimizer, training.epochs)
     order = BatchOrder(
         len(on_train),
         training.batch_size,

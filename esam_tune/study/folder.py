@@ -16,6 +16,8 @@ from esam_tune.study.record import StudyRecord
 from esam_tune.study.space import check_name
 from esam_tune.tracking.spool import Cursor
 
+_RESERVED = ("models", "mlartifacts", "mlflow.db")
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFolder:
@@ -113,7 +115,9 @@ def study_folder(storage: Path, name: str, field: str = "STUDY") -> StudyFolder:
     Raises:
         InputError: for a name that could leave the storage.
     """
-    return StudyFolder(storage=storage.absolute(), name=check_name(field, name))
+    if check_name(field, name) in _RESERVED:
+        raise InputError(field, f"{name!r} is a name the storage itself uses", "choose another")
+    return StudyFolder(storage=storage.absolute(), name=name)
 
 
 def check_storage(storage: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from esam_tune.config import HYPERPARAMETERS, OPTIMIZERS, Value, complete_params
 from esam_tune.study.record import StudyRecord, TrialRecord
 from esam_tune.study.spec import Choice, Dimension, StudySpec, coordinates
@@ -73,7 +75,8 @@ class Proposals:
         # Ten random trials, Optuna's default, would leave a short search no time to learn.
         startup = min(10, max(3, self._spec.trials // 3))
         self._study.sampler = optuna.samplers.TPESampler(
-            seed=self._spec.seed * 1_000_003 + index, n_startup_trials=startup
+            seed=int(np.random.SeedSequence([self._spec.seed, index]).generate_state(1)[0]),
+            n_startup_trials=startup,
         )
         trial = self._study.ask()
         params: dict[str, Value] = dict(self._spec.fixed)

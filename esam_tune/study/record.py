@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -12,10 +13,12 @@ import numpy.typing as npt
 from esam_tune import journal, pareto
 from esam_tune.config import Value
 from esam_tune.journal import Event
-from esam_tune.metrics import OBJECTIVES
+from esam_tune.metrics import METRICS
 from esam_tune.pareto import Rule
 from esam_tune.study.space import parse_space
 from esam_tune.study.spec import StudySpec
+
+_UNBOUNDED: Mapping[str, float] = MappingProxyType({})
 
 State = Literal["running", "complete", "pruned", "failed"]
 
@@ -127,8 +130,8 @@ class StudyRecord:
 
     def front(
         self,
-        maximum: Mapping[str, float] | None = None,
-        minimum: Mapping[str, float] | None = None,
+        maximum: Mapping[str, float] = _UNBOUNDED,
+        minimum: Mapping[str, float] = _UNBOUNDED,
     ) -> list[TrialRecord]:
         """Non-dominated trials among the complete ones that keep the constraints, by cost.
 
@@ -136,7 +139,7 @@ class StudyRecord:
             ValueError: for a constraint on an unknown metric.
         """
         trials = self.complete
-        costs, mask = self._front(trials, maximum or {}, minimum or {})
+        costs, mask = self._front(trials, maximum, minimum)
         column = list(self.spec.objectives).index(self.spec.cost_metric)
         rows = sorted(np.flatnonzero(mask), key=lambda row: (costs[row, column], row))
         return [trials[row] for row in rows]
@@ -144,20 +147,16 @@ class StudyRecord:
     def pick(
         self,
         rule: Rule,
-        maximum: Mapping[str, float] | None = None,
-        minimum: Mapping[str, float] | None = None,
+        maximum: Mapping[str, float] = _UNBOUNDED,
+        minimum: Mapping[str, float] = _UNBOUNDED,
     ) -> TrialRecord | None:
         """The front's trial that the rule chooses, or None when the front is empty."""
         trials = self.complete
-        costs, mask = self._front(trials, maximum or {}, minimum or {})
+        costs, mask = self._front(trials, maximum, minimum)
         names = list(self.spec.objectives)
-        row = pareto.pick(
-            costs,
-            mask,
-            rule,
-            accuracy=names.index(self.spec.accuracy_metric),
-            cost=names.index(self.spec.cost_metric),
-        )
+        # A pick weighs accuracy against cost, whatever else the front was made of.
+        columns = [names.index(self.spec.accuracy_metric), names.index(self.spec.cost_metric)]
+        row = pareto.pick(costs[:, columns], mask, rule, accuracy=0, cost=1)
         return None if row is None else trials[row]
 
     def _front(
@@ -171,8 +170,7 @@ class StudyRecord:
         costs = pareto.minimised(
             values.reshape(len(trials), len(objectives)), list(objectives.values())
         )
-        keys = sorted({*OBJECTIVES, *(key for trial in trials for key in trial.metrics)})
-        columns = {key: np.array([trial.values([key])[0] for trial in trials]) for key in keys}
+        columns = {key: np.array([trial.values([key])[0] for trial in trials]) for key in METRICS}
         mask = pareto.feasible(columns, maximum, minimum)
         # Constraints come first: what they exclude must not dominate what they allow.
         costs = np.where(mask[:, None], costs, np.nan)

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from esam_tune import metrics as keys
@@ -24,19 +25,26 @@ def summarise(
     record: StudyRecord,
     *,
     rule: Rule = DEFAULT_RULE,
-    maximum: Mapping[str, float] | None = None,
-    minimum: Mapping[str, float] | None = None,
+    maximum: Mapping[str, float] = MappingProxyType({}),
+    minimum: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The JSON document of a study, with the front under constraints and the rule's pick.
 
     Raises:
-        InputError: for a constraint on an unknown metric.
+        InputError: for a constraint on an unknown metric, or two that exclude each other.
     """
     for option, bounds in (("--max", maximum), ("--min", minimum)):
-        for key in bounds or {}:
+        for key in bounds:
             if key not in METRICS or key in (keys.TEST_ACCURACY, keys.TEST_LOSS):
                 known = [k for k in METRICS if k not in (keys.TEST_ACCURACY, keys.TEST_LOSS)]
                 raise InputError(option, f"unknown metric {key!r}", choose_from(known, key))
+    for key in maximum.keys() & minimum.keys():
+        if minimum[key] > maximum[key]:
+            raise InputError(
+                "--min",
+                f"{key} must be at most its --max {maximum[key]:g}, got {minimum[key]:g}",
+                "swap the two",
+            )
     tracked = folder.tracked()
     return record.document(
         storage=folder.storage,

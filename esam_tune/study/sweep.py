@@ -149,7 +149,11 @@ def _resumed_spec(space: StudySpec, overrides: Overrides, stored: StudyRecord) -
     spec = overrides.apply(unless_asked)
     budget = replace(before, trials=spec.trials, max_concurrent=spec.max_concurrent)
     for key, value in spec.to_dict().items():
-        _require_same(key, stored, budget.to_dict()[key], value)
+        expected = budget.to_dict()[key]
+        _require_same(key, stored, expected, value)
+        # The order of the objectives is that of Optuna's stored values.
+        if isinstance(value, dict) and key == "objectives":
+            _require_same(key, stored, list(expected), list(value))
     return spec
 
 
