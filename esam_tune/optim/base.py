@@ -62,6 +62,10 @@ class PerSampleOptimizer(torch.optim.Optimizer, ABC):
                 "base_optimizer must be a plain torch.optim.Optimizer, got another "
                 f"{type(base_optimizer).__name__}"
             )
+        if isinstance(base_optimizer, torch.optim.LBFGS):
+            raise TypeError(
+                "base_optimizer must step without a closure, got LBFGS; use SGD or Adam"
+            )
         if model is not None and not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         if scaler is not None and not isinstance(scaler, GradScaler):

@@ -46,8 +46,8 @@ def count_step_flops(
     The steps run on a copy of the model on the meta device, so nothing is computed and `model`,
     its gradients and its statistics stay as they are; a model that cannot run there is counted by
     real steps of a copy. An optimizer that draws masks is averaged over `num_masks` stratified
-    ones (`masks.stratified_masks`), each distinct mask being counted once; one whose steps differ
-    in kind over its whole `period`.
+    ones (`masks.stratified_masks`), or over those of its `MaskCycle`, each distinct mask being
+    counted once; one whose steps differ in kind over its whole `period`.
 
     Args:
         build: makes the optimizer; a function of the model it is given.
@@ -157,6 +157,8 @@ def _mean_flops(
 
 
 def _masks_for(optimizer: PerSampleOptimizer, count: int, seed: int) -> list[Mask]:
+    if isinstance(optimizer.masks, MaskCycle):
+        return list(optimizer.masks.masks)
     num_tensors = len(optimizer.trainable_parameters())
     beta = getattr(optimizer.masks, "beta", None)
     if beta is not None:

@@ -201,3 +201,18 @@ def test_a_head_that_does_not_run_is_named_in_the_error():
     with pytest.raises(ValueError, match=r"expected \[10\] rows, got \[\]. Name it by head="):
         optimizer.step(losses_of(model, x, loss))
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_mask_that_the_logits_do_not_depend_on_scores_alike():
+    # As exact selection does: that mask's perturbation is none, and ties go to the first rows.
+    model = mlp()
+    spare = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    base = torch.optim.SGD([spare, *model.parameters()], lr=0.1)
+    mask = MaskCycle([(True,) + (False,) * 4])
+    x, y, soft = data()
+    picked = []
+    for selection in ("exact", "first_order"):
+        losses = Recorded(losses_of(model, x, targets_loss("plain", y, soft)))
+        ESAM(base, model=model, selection=selection, masks=mask).step(losses)
+        picked.append(losses.rows[-1].tolist())
+    assert picked == [list(range(8))] * 2

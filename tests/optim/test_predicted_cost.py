@@ -160,3 +160,18 @@ def test_refuses_a_model_without_trainable_weights():
         measure_step_work(model, torch.randn(16, 20), torch.randint(10, (16,)))
     with pytest.raises(ValueError, match="one entry for each tensor, got 1 and 2"):
         StepWork(rows=1, forward=1.0, weight_gradients=(1.0,), activation_gradients=(1.0, 1.0))
+    with pytest.raises(ValueError, match="weight_gradients must have at least 1 entry, got 0"):
+        StepWork(rows=1, forward=1.0, weight_gradients=(), activation_gradients=())
+    with pytest.raises(ValueError, match="forward must be > 0"):
+        StepWork(rows=1, forward=0.0, weight_gradients=(1.0,), activation_gradients=(1.0,))
+
+
+def test_a_head_that_does_not_give_the_logits():
+    model = chain()
+    model.append(nn.Identity())
+    model[-1].spare = nn.Linear(3, 3)  # registered last, and never called
+    data = torch.randn(16, 20), torch.randint(10, (16,))
+    assert measure_step_work(model, *data).scoring == 0.0
+    assert measure_step_work(model, *data, head="4").scoring > 0.0
+    with pytest.raises(ValueError, match="head must be the layer of model that gives the logits"):
+        measure_step_work(model, *data, head="5.spare")

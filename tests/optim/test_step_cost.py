@@ -7,7 +7,15 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from esam_tune.optim import ESAM, MSAM, BaseStep, LookSAM, count_step_flops, step_flops_ratio
+from esam_tune.optim import (
+    ESAM,
+    MSAM,
+    BaseStep,
+    LookSAM,
+    MaskCycle,
+    count_step_flops,
+    step_flops_ratio,
+)
 from esam_tune.optim.flops import FlopCounter
 
 torch.set_num_threads(1)
@@ -164,3 +172,17 @@ def test_own_loss_and_wrong_build():
         count_step_flops(lambda m: torch.optim.SGD(m.parameters()), model, x, y, loss=squared)
     with pytest.raises(ValueError, match="num_masks must be >= 1, got 0"):
         count_step_flops(esam(), model, x, y, num_masks=0)
+    with pytest.raises(ValueError, match="at least one matrix product or convolution, got 0 FLOPs"):
+        step_flops_ratio(esam(), nn.BatchNorm1d(3), x, x, loss=squared)
+
+
+def test_other_mask_sources_are_counted_as_they_are():
+    class HeadOnly:
+        def draw(self, num_tensors):
+            return (False,) * (num_tensors - 1) + (True,)
+
+    mask = HeadOnly().draw(14)
+    cycle = ratio(esam(masks=MaskCycle([mask, (True,) * 14])))
+    head_only, everything = ratio(esam(masks=HeadOnly())), ratio(esam(beta=1.0))
+    assert cycle == pytest.approx((head_only + everything) / 2)
+    assert head_only < everything

@@ -58,6 +58,8 @@ def test_base_optimizer(kind):
         kind([nn.Parameter(torch.ones(1))])
     with pytest.raises(TypeError, match=r"plain torch.optim.Optimizer, got another ESAM"):
         kind(ESAM(base()))
+    with pytest.raises(TypeError, match="base_optimizer must step without a closure, got LBFGS"):
+        kind(torch.optim.LBFGS([nn.Parameter(torch.ones(1))]))
     with pytest.raises(ValueError, match="base_optimizer must hold at least 1 parameter, got 0"):
         kind(torch.optim.SGD([{"params": []}], lr=0.1))
     frozen = nn.Parameter(torch.ones(1), requires_grad=False)
@@ -104,3 +106,10 @@ def test_losses_of_the_wrong_length():
 def test_closures(closure, error):
     with pytest.raises(error, match="closure must"):
         BaseStep(base()).step(closure)
+
+
+def test_sparse_gradients():
+    table = nn.Embedding(4, 1, sparse=True)
+    optimizer = ESAM(torch.optim.SGD(table.parameters(), lr=0.1), beta=1.0)
+    with pytest.raises(ValueError, match=r"gradients must be dense.* sparse=False"):
+        optimizer.step(lambda rows: table(torch.arange(4) if rows is None else rows).squeeze(1))
