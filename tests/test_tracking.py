@@ -1,0 +1,387 @@
+"""From the journal to MLflow: a real store, killed senders and servers that are away."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+from study_events import WrittenStudy, study_spec
+
+from esam_tune import journal
+from esam_tune.errors import InputError
+from esam_tune.tracking import spool
+from esam_tune.tracking.final import log_training
+from esam_tune.tracking.spool import Cursor, Tracker
+from esam_tune.tracking.store import (
+    EXPERIMENT,
+    artifact_root,
+    check_uri,
+    connect,
+    local_uri,
+    without_credentials,
+)
+
+
+class Tracked:
+    """A study with a store of its own; the store is set up by the first record that is sent."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.uri = local_uri(folder)
+        self.cursor = folder / "tracking.json"
+        self.study = WrittenStudy(folder / "journal.jsonl", study_spec())
+
+    def tracker(self):
+        root = artifact_root(self.folder, self.uri)
+        return Tracker(self.uri, root, self.study.path, self.cursor)
+
+    def ship(self):
+        tracker = self.tracker()
+        tracker.start()
+        arrived = tracker.close(60)
+        assert not tracker._thread.is_alive()
+        return arrived
+
+    def write_trials(self):
+        self.study.trial(0.7, 1.0, params={"optimizer": "sgd"}, baseline=True)
+        self.study.trial(0.9, 1.4, number=0)
+
+    def write_end(self, **content):
+        table = self.folder / "front.csv"
+        table.write_text("trial_id\n")
+        end = {"state": "done", "artifacts": [str(table)], "front": ["0001"], "chosen": "0001"}
+        self.study.writer.append(journal.STUDY_END, **end | content)
+
+    def runs(self):
+        client = connect(self.uri)
+        known = client.get_experiment_by_name(EXPERIMENT)
+        runs = client.search_runs([known.experiment_id])
+        parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+        children = {run.data.tags["esam_tune.trial_id"]: run for run in runs if run not in parents}
+        assert len(parents) + len(children) == len(runs)
+        (parent,) = parents
+        for child in children.values():
+            assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        return parent, children
+
+    def history(self, run, key="val_accuracy"):
+        history = connect(self.uri).get_metric_history(run.info.run_id, key)
+        return sorted((point.step, point.value) for point in history)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """A store whose tables are made, which takes MLflow seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    connect(local_uri(folder)).search_experiments()
+    return (folder / "mlflow.db").read_bytes()
+
+
+@pytest.fixture
+def tracked(tmp_path, empty_store, monkeypatch):
+    monkeypatch.setattr(spool, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(spool, "_LONGEST_WAIT", 0.02)
+    (tmp_path / "mlflow.db").write_bytes(empty_store)
+    return Tracked(tmp_path)
+
+
+def artifacts(run):
+    folder = Path(run.info.artifact_uri.removeprefix("file://"))
+    return sorted(path.name for path in folder.iterdir())
+
+
+def assert_everything_arrived(tracked):
+    parent, children = tracked.runs()
+    assert sorted(children) == ["0000", "0001"]
+    assert tracked.history(children["0000"]) == [(1, 0.7), (2, 0.7)]
+    assert tracked.history(children["0001"]) == [(1, 0.9), (2, 0.9)]
+    assert {run.info.status for run in (parent, *children.values())} == {"FINISHED"}
+    assert artifacts(parent) == ["front.csv", "space.yaml"]
+
+
+def test_a_study_is_one_parent_with_a_child_for_each_trial(tracked):
+    tracked.write_trials()
+    tracked.write_end()
+    assert tracked.ship()
+    assert_everything_arrived(tracked)
+    parent, children = tracked.runs()
+    assert parent.info.run_name == "small"
+    assert parent.data.params["task.label_noise"] == "0.4"
+    assert json.loads(parent.data.params["search.rho"])["log"] is True
+    assert parent.data.params["objective.val_accuracy"] == "max"
+    assert (parent.data.tags["esam_tune.kind"], parent.data.tags["esam_tune.chosen"]) == (
+        "study",
+        "0001",
+    )
+    assert children["0000"].data.params == {"optimizer": "sgd"}
+    assert children["0001"].data.params["beta"] == "0.6"
+    kinds = {key: run.data.tags["esam_tune.kind"] for key, run in children.items()}
+    assert kinds == {"0000": "baseline", "0001": "search"}
+    on_front = {key: run.data.tags["esam_tune.pareto"] for key, run in children.items()}
+    assert on_front == {"0000": "dominated", "0001": "front"}
+    space = Path(parent.info.artifact_uri.removeprefix("file://"), "space.yaml")
+    assert yaml.safe_load(space.read_text()) == tracked.study.spec.to_dict()
+
+
+def test_records_are_sent_while_the_study_runs(tracked):
+    trial_id = tracked.study.start(number=0)
+    tracked.study.epoch(trial_id, 1, val_accuracy=0.5)
+    tracker = tracked.tracker()
+    tracker.start()
+    tracked.study.epoch(trial_id, 2, val_accuracy=0.6)
+    assert tracker.close(60)
+    parent, children = tracked.runs()
+    assert tracked.history(children[trial_id]) == [(1, 0.5), (2, 0.6)]
+    assert (parent.info.status, children[trial_id].info.status) == ("RUNNING", "RUNNING")
+
+
+def test_values_that_are_not_finite_are_left_out(tracked):
+    trial_id = tracked.study.start(number=0)
+    tracked.study.epoch(trial_id, 1, val_accuracy=0.5, val_loss=None)
+    assert tracked.ship()
+    _, children = tracked.runs()
+    assert tracked.history(children[trial_id]) == [(1, 0.5)]
+    assert tracked.history(children[trial_id], "val_loss") == []
+
+
+@pytest.mark.parametrize(
+    ("state", "status"), [("complete", "FINISHED"), ("pruned", "KILLED"), ("failed", "FAILED")]
+)
+def test_a_trials_end_is_its_runs_end(tracked, state, status):
+    reason = None if state == "complete" else "why " * 1000
+    tracked.study.end(tracked.study.start(number=0), state, reason)
+    assert tracked.ship()
+    _, children = tracked.runs()
+    run = children["0000"]
+    assert (run.info.status, run.data.tags["esam_tune.state"]) == (status, state)
+    assert run.info.end_time is not None
+    assert ("esam_tune.reason" in run.data.tags) == (state != "complete")
+
+
+def test_a_resumed_study_goes_on_in_the_same_runs(tracked):
+    tracked.study.trial(0.7, 1.0, params={"optimizer": "sgd"}, baseline=True)
+    trial_id = tracked.study.start(number=0)
+    tracked.study.epoch(trial_id, 1, val_accuracy=0.9)
+    tracked.write_end(state="interrupted", front=[], chosen=None, artifacts=[])
+    assert tracked.ship()
+    parent, _ = tracked.runs()
+    assert parent.info.status == "KILLED"
+    tracked.study.writer.append(journal.STUDY_RESUME)
+    tracked.study.epoch(trial_id, 2, val_accuracy=0.9)
+    assert tracked.ship()
+    assert tracked.runs()[0].info.status == "RUNNING"
+    tracked.study.end(trial_id)
+    tracked.write_end()
+    assert tracked.ship()
+    assert_everything_arrived(tracked)
+    assert tracked.runs()[0].info.run_id == parent.info.run_id
+
+
+@pytest.mark.parametrize("kept", ["nothing", "the first half", "all but the runs"])
+def test_what_is_sent_again_after_a_lost_cursor_arrives_once(tracked, kept):
+    tracked.write_trials()
+    tracked.write_end()
+    assert tracked.ship()
+    before, _ = tracked.runs()
+    cursor = Cursor.load(tracked.cursor)
+    assert cursor.offset == tracked.study.path.stat().st_size
+    if kept == "nothing":
+        tracked.cursor.unlink()
+    else:
+        cursor.run_ids = {}
+        if kept == "the first half":
+            offsets = [offset for _, offset in journal.read(tracked.study.path)]
+            cursor.offset = offsets[len(offsets) // 2]
+        cursor.save(tracked.cursor)
+        tracked.study.writer.append(journal.STUDY_RESUME)
+        tracked.write_end()
+    assert tracked.ship()
+    assert_everything_arrived(tracked)
+    assert tracked.runs()[0].info.run_id == before.info.run_id
+
+
+class Away:
+    """A server that fails at the first request of each kind, before or after it has taken it."""
+
+    def __init__(self, client, *, takes_it):
+        self._client = client
+        self._takes_it = takes_it
+        self._failed = set()
+
+    def __getattr__(self, name):
+        call = getattr(self._client, name)
+
+        def flaky(*arguments, **options):
+            kind = (name, options.get("run_name"))
+            if kind in self._failed:
+                return call(*arguments, **options)
+            self._failed.add(kind)
+            if self._takes_it:
+                call(*arguments, **options)
+            raise ConnectionError(f"{name}: connection reset\nby peer")
+
+        return flaky
+
+
+@pytest.mark.parametrize("takes_it", [False, True], ids=["before", "after"])
+def test_a_server_that_fails_at_every_kind_of_request_gets_everything_once(
+    tracked, monkeypatch, takes_it
+):
+    away = Away(connect(tracked.uri), takes_it=takes_it)
+    monkeypatch.setattr(spool, "connect", lambda uri: away)
+    tracked.write_trials()
+    tracked.write_end()
+    tracker = tracked.tracker()
+    tracker.start()
+    for _ in range(3000):
+        if tracker.cursor.offset == tracked.study.path.stat().st_size:
+            break
+        threading.Event().wait(0.01)
+    assert tracker.close(60)
+    monkeypatch.undo()
+    assert_everything_arrived(tracked)
+
+
+def test_a_server_that_is_away_is_complained_about_once_and_gets_all_later(
+    tracked, monkeypatch, caplog
+):
+    refused = threading.Semaphore(0)
+
+    def refuse(uri):
+        refused.release()
+        raise ConnectionError(f"no route to host\n{uri}")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(spool, "connect", refuse)
+        tracker = tracked.tracker()
+        tracker.start()
+        for _ in range(3):
+            assert refused.acquire(timeout=30)
+        tracked.write_trials()
+        tracked.write_end()
+        assert not tracker.close(60)
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "no route to host" in warnings[0].getMessage()
+    assert "\n" not in warnings[0].getMessage()
+    assert not tracked.cursor.exists()
+    assert tracked.ship()
+    assert_everything_arrived(tracked)
+
+
+def test_a_tracker_with_nothing_new_asks_no_server(tracked, monkeypatch):
+    tracked.write_trials()
+    assert tracked.ship()
+    monkeypatch.setattr(spool, "connect", lambda uri: pytest.fail("connected for nothing"))
+    assert tracked.ship()
+
+
+def test_a_cursor_survives_its_file(tmp_path):
+    cursor = Cursor(offset=3, parent_run_id="p", run_ids={"0000": "r"})
+    cursor.save(tmp_path / "tracking.json")
+    assert Cursor.load(tmp_path / "tracking.json") == cursor
+    assert Cursor.load(tmp_path / "none.json") == Cursor()
+    assert [path.name for path in tmp_path.iterdir()] == ["tracking.json"]
+
+
+@pytest.mark.parametrize("left", ["", '{"offset": 12', "[]"], ids=["empty", "torn", "foreign"])
+def test_a_cursor_that_a_crash_has_spoilt_counts_as_lost(tmp_path, left):
+    (tmp_path / "tracking.json").write_text(left)
+    assert Cursor.load(tmp_path / "tracking.json") == Cursor()
+
+
+def test_a_final_training_is_a_run_of_its_own(tmp_path, empty_store):
+    (tmp_path / "mlflow.db").write_bytes(empty_store)
+    uri = local_uri(tmp_path)
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"weights")
+    document = {
+        "settings": {
+            "task": {"dataset": "digits"},
+            "training": {"epochs": 2},
+            "params": {"optimizer": "sam", "rho": 0.05},
+            "seed": 4,
+            "origin": {"study": "small", "trial_id": "0003"},
+        },
+        "workers": 2,
+        "seconds": 1.5,
+        "history": [
+            {"epoch": 1, "val_accuracy": 0.5},
+            {"epoch": 2, "val_accuracy": 0.6, "test_accuracy": 0.55},
+        ],
+    }
+    run_id = log_training(
+        uri,
+        artifact_root(tmp_path, uri),
+        name="small-0003",
+        document=document,
+        started=1e9,
+        artifacts=[weights],
+    )
+    client = connect(uri)
+    run = client.get_run(run_id)
+    assert (run.info.run_name, run.info.status) == ("small-0003", "FINISHED")
+    assert run.info.end_time - run.info.start_time == 1500
+    assert run.data.params["rho"] == "0.05"
+    assert run.data.params["workers"] == "2"
+    assert run.data.tags["esam_tune.origin.trial_id"] == "0003"
+    history = client.get_metric_history(run_id, "val_accuracy")
+    assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 0.6)]
+    assert run.data.metrics["test_accuracy"] == 0.55
+    assert artifacts(run) == ["weights.pt"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://host:5000", "http://host:5000"),
+        ("http://user:secret@host:5000/path", "http://host:5000/path"),
+        ("https://user@host", "https://host"),
+        ("postgresql://u:s@cret@host/db", "postgresql://host/db"),
+        ("postgresql://host/db?user=me&password=secret", "postgresql://host/db"),
+        ("sqlite:////tmp/a@b.db", "sqlite:////tmp/a@b.db"),
+        ("plain", "plain"),
+    ],
+)
+def test_credentials_are_left_out(uri, shown):
+    assert without_credentials(uri) == shown
+
+
+@pytest.mark.parametrize(
+    ("uri", "problem"),
+    [
+        ("plain", "must be a http, https, postgresql, mysql or sqlite URI, got 'plain'"),
+        ("ftp://host", "got 'ftp://host'"),
+        ("file:///tmp/runs", "got 'file:///tmp/runs'"),
+        ("http://127.0.0.1:9", "no tracking server answers at 'http://127.0.0.1:9'"),
+        ("http://user:secret@127.0.0.1:9", "no tracking server answers at 'http://127.0.0.1:9'"),
+        ("http://127.0.0.1:port", "no tracking server answers at 'http://127.0.0.1:port'"),
+        ("http://127.0.0.1:99999", "no tracking server answers at 'http://127.0.0.1:99999'"),
+        ("http://[bad", "'http://[bad'"),
+        ("sqlite:///no/such/folder/mlflow.db", "no folder for"),
+        ("sqlite:////no/such/folder/mlflow.db", "no folder for"),
+    ],
+)
+def test_a_store_that_cannot_be_reached_is_refused(uri, problem):
+    with pytest.raises(InputError) as caught:
+        check_uri(uri)
+    assert caught.value.field == "--tracking-uri"
+    assert problem in caught.value.problem
+    assert "secret" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_store_that_can_be_reached_passes(tmp_path):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        check_uri(f"http://127.0.0.1:{server.getsockname()[1]}")
+    check_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_storages_own_store_keeps_its_artifacts_there(tmp_path):
+    assert local_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert artifact_root(tmp_path, local_uri(tmp_path)) == tmp_path / "mlartifacts"
+    assert artifact_root(tmp_path, "http://host") is None
