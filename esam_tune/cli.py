@@ -183,7 +183,7 @@ def _sweep(options: argparse.Namespace) -> int:
     from esam_tune.study.space import Overrides, load_space
     from esam_tune.study.sweep import SweepOptions, sweep
 
-    console = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=not sys.stderr.isatty())
     result = sweep(
         load_space(options.space),
         Overrides(
@@ -205,7 +205,7 @@ def _sweep(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(result.document)
     else:
-        print_result(result, Console(highlight=False), options.space)
+        print_result(result, Console(highlight=False, markup=False), options.space)
     return {
         "done": DONE,
         "failed": FAILED,
@@ -235,7 +235,7 @@ def _pareto(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(document)
         return DONE
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if picked is None:
         console.print("no complete trial keeps the constraints")
         return DONE
@@ -256,7 +256,7 @@ def _train(options: argparse.Namespace) -> int:
     from esam_tune.yaml_file import read_yaml
 
     settings = trial_settings(read_yaml(options.settings, "SETTINGS"))
-    progress = Console(stderr=True, highlight=False, soft_wrap=True)
+    progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     epochs = settings.training.epochs
 
     def on_epoch(metrics: dict[str, float]) -> None:
@@ -282,7 +282,7 @@ def _train(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(document)
         return DONE
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"test accuracy {format_metric('test_accuracy', document['metrics']['test_accuracy'])}"
         f" (validation {format_metric('val_accuracy', document['metrics']['val_accuracy'])})"

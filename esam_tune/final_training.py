@@ -138,7 +138,8 @@ def _preflight(settings: TrialSettings, options: TrainOptions, uri: str) -> None
     if options.address is None:
         cluster.check_workers(options.workers, cluster.local_cores(), "this machine", "--workers")
     cluster.check_address(options.address)
-    check_uri(uri)
+    if uri != local_uri(options.storage):
+        check_uri(uri)
     from esam_tune.tasks.data import check_batch_size, load_split
 
     check_batch_size(

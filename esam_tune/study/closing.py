@@ -14,23 +14,27 @@ from esam_tune.study.sweep import SweepResult
 def print_result(result: SweepResult, console: Console, space: Path) -> None:
     """Print the front beside the baselines, failures, and where everything is."""
     record, folder = result.record, result.folder
-    storage = "" if folder.storage == Path("runs").absolute() else f" --storage {folder.storage}"
+    default = folder.storage == Path("runs").absolute()
+    storage = "" if default else f" --storage {_from_here(folder.storage)}"
     for trial in record.finished:
         if trial.state == "failed":
-            console.print(f"failed: {trial.trial_id} {trial.label}: {trial.reason}", soft_wrap=True)
+            line = f"failed: {trial.trial_id} {trial.label}: {trial.reason}"
+            console.print(line, markup=False, soft_wrap=True)
     chosen = record.pick(DEFAULT_RULE)
     if chosen is not None:
         console.print("\nPareto front, and below it the baselines that are not on it", style="bold")
         console.print(front_table(record, baselines=True, chosen=chosen))
-        console.print(f"\n* chosen by {DEFAULT_RULE}: trial {chosen.trial_id}, {chosen.label}")
+        console.print(
+            f"\n* chosen by {DEFAULT_RULE}: trial {chosen.trial_id}, {chosen.label}", markup=False
+        )
     lines = []
     if result.outcome in ("interrupted", "terminated"):
         lines.append(("go on", f"esam-tune sweep {space} --name {folder.name} --resume{storage}"))
     if chosen is not None:
         lines += [
-            ("picture", str(folder.path / "front.png")),
-            ("settings", str(folder.chosen)),
-            ("train it", f"esam-tune train {folder.chosen}{storage}"),
+            ("picture", str(_from_here(folder.path / "front.png"))),
+            ("settings", str(_from_here(folder.chosen))),
+            ("train it", f"esam-tune train {_from_here(folder.chosen)}{storage}"),
             (
                 "pick another",
                 f"esam-tune pareto {folder.name} --max {record.spec.cost_metric}=1.4{storage}",
@@ -38,6 +42,12 @@ def print_result(result: SweepResult, console: Console, space: Path) -> None:
         ]
     lines.append(("MLflow", f"esam-tune ui{storage}  ({record.tracking_uri})"))
     for what, where in lines:
-        console.print(f"{what + ':':14}{where}", soft_wrap=True)
+        console.print(f"{what + ':':14}{where}", markup=False, soft_wrap=True)
     if result.outcome == "failed":
         console.print("the study failed: no trial reached its end", style="bold")
+
+
+def _from_here(path: Path) -> Path:
+    """The path as one would type it in this folder."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

@@ -68,7 +68,8 @@ class Progress:
         for trial in self._record.finished:
             if trial.trial_id not in self._ended:
                 self._ended.add(trial.trial_id)
-                self._console.print(f"{self._summary()}  {_outcome(self._record, trial)}")
+                line = f"{self._summary()}  {_outcome(self._record, trial)}"
+                self._console.print(line, markup=False)
 
     def seconds_left(self) -> float | None:
         """Estimate from the epochs trained so far by this process; None before the first."""
@@ -99,7 +100,7 @@ class Progress:
             accuracy = trial.metrics.get(keys.VAL_ACCURACY)
             lines.add_row(
                 trial.trial_id,
-                trial.label,
+                Text(trial.label),
                 f"epoch {trial.epochs}/{self._record.spec.training.epochs}",
                 "" if accuracy is None else f"{accuracy:.1%}",
             )
@@ -134,7 +135,7 @@ def front_table(
     def row(trial: TrialRecord, mark: str, style: str | None) -> None:
         cells = [format_metric(key, trial.metrics.get(key)) for key in columns]
         kind = "baseline" if trial.baseline else ""
-        table.add_row(mark, trial.trial_id, trial.label, *cells, kind, style=style)
+        table.add_row(mark, trial.trial_id, Text(trial.label), *cells, kind, style=style)
 
     for trial in front:
         mark = "*" if chosen is not None and trial.trial_id == chosen.trial_id else ""

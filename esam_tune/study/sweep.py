@@ -131,7 +131,8 @@ def _preflight(space: StudySpec, overrides: Overrides, options: SweepOptions) ->
     if options.address is None:
         cluster.check_workers(workers, cluster.local_cores(), "this machine")
     cluster.check_address(options.address)
-    check_uri(uri)
+    if uri != local_uri(options.storage):
+        check_uri(uri)
     _check_batch_sizes(spec, workers)
     return _Plan(spec=spec, folder=folder, workers=workers, uri=uri)
 

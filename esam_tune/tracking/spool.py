@@ -5,6 +5,7 @@ A server that is slow or away delays the pictures, never the study.
 
 import json
 import logging
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Iterable
@@ -48,16 +49,22 @@ class Cursor:
 
     @classmethod
     def load(cls, path: Path) -> "Cursor":
-        """Read a cursor; a fresh one when there is none."""
+        """Read a cursor; a fresh one when there is none or it is torn.
+
+        Starting over is safe: runs are found again by their tags.
+        """
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError, TypeError):
             return cls()
 
     def save(self, path: Path) -> None:
         """Replace the file in one go."""
         scratch = path.with_suffix(".tmp")
-        scratch.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        with scratch.open("w", encoding="utf-8") as file:
+            json.dump(asdict(self), file)
+            file.flush()
+            os.fsync(file.fileno())
         scratch.replace(path)
 
 
@@ -85,7 +92,8 @@ class Tracker:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="tracker", daemon=True)
         self._client: Any = None
-        self._resuming = self.cursor.offset > 0
+        # Whether the server may have runs that the cursor does not name.
+        self._unsure = True
         self._complained = False
 
     def start(self) -> None:
@@ -109,6 +117,7 @@ class Tracker:
                 self._ship()
                 wait, self._complained = _POLL_SECONDS, False
             except Exception as error:  # noqa: BLE001 - tracking must never end a study
+                self._unsure = True
                 if not self._complained:
                     _log.warning(
                         "MLflow at %s does not take records (%s); they are kept and sent later",
@@ -144,12 +153,12 @@ class Tracker:
     def _connect(self) -> None:
         if self._client is None:
             self._client = connect(self._uri)
-        if self._resuming:
+        if self._unsure:
             self._find_runs()
-            self._resuming = False
+            self._unsure = False
 
     def _find_runs(self) -> None:
-        """Learn of children that an earlier process created but died before noting down."""
+        """Learn of children that were created without being noted down: a death or a lost reply."""
         if self.cursor.parent_run_id is None:
             return
         parent = self._client.get_run(self.cursor.parent_run_id)
@@ -201,6 +210,7 @@ class Tracker:
                 },
             )
         self.cursor.parent_run_id = earlier.info.run_id
+        self._find_runs()
         params = {
             **{f"task.{key}": value for key, value in space["task"].items()},
             **{f"training.{key}": value for key, value in space["training"].items()},

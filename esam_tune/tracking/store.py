@@ -33,7 +33,9 @@ def experiment(client: Any, artifact_root: Path | None) -> str:
     if known is not None:
         return str(known.experiment_id)
     location = None if artifact_root is None else (artifact_root.resolve() / EXPERIMENT).as_uri()
-    return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+    # Without its kind the user interface would show the experiment as one of language models.
+    kind = {"mlflow.experimentKind": "custom_model_development"}
+    return str(client.create_experiment(EXPERIMENT, artifact_location=location, tags=kind))
 
 
 def log_params(client: Any, run_id: str, params: Mapping[str, Any]) -> None:
@@ -81,11 +83,11 @@ def check_uri(uri: str) -> None:
             "write http://HOST:PORT or sqlite:////ABSOLUTE/FILE.db",
         )
     if scheme == "sqlite":
-        if not Path(rest[1:]).absolute().parent.exists() and not rest.startswith("//"):
+        if not Path(rest[1:]).absolute().parent.is_dir():
             raise InputError("--tracking-uri", f"no folder for {shown!r}", "create it")
         return
-    parts = urllib.parse.urlsplit(uri)
     try:
+        parts = urllib.parse.urlsplit(uri)
         where = (parts.hostname or "", parts.port or _SERVER_PORTS[scheme])
         socket.create_connection(where, timeout=_CONNECT_SECONDS).close()
     except (OSError, ValueError) as error:
@@ -97,9 +99,9 @@ def check_uri(uri: str) -> None:
 
 
 def without_credentials(uri: str) -> str:
-    """The URI with user and password left out."""
+    """The URI with user, password and query, which may hold either, left out."""
     scheme, separator, rest = uri.partition("://")
     if not separator:
         return uri
-    authority, slash, path = rest.partition("/")
+    authority, slash, path = rest.partition("?")[0].partition("/")
     return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"

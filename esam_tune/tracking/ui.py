@@ -17,13 +17,13 @@ def serve_ui(uri: str, artifact_root: Path | None, port: int) -> None:
     Raises:
         InputError: when the store is not there or the port is taken.
     """
+    path = uri.removeprefix("sqlite:///")
+    if uri.startswith("sqlite:") and not Path(path).exists():
+        raise InputError("--storage", f"no runs are logged in {path!r}", "run a sweep first")
     check_uri(uri)
     if uri.startswith(("http://", "https://")):
         sys.stdout.write(f"MLflow UI: {without_credentials(uri)}\n")
         return
-    path = uri.removeprefix("sqlite:///")
-    if uri.startswith("sqlite:") and not Path(path).exists():
-        raise InputError("--storage", f"no runs are logged in {path!r}", "run a sweep first")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
