@@ -1,0 +1,187 @@
+"""The digits' splits, their label noise, and the order of batches."""
+
+import pytest
+import torch
+
+from esam_tune.config import TaskSettings
+from esam_tune.errors import InputError
+from esam_tune.tasks.data import (
+    BatchOrder,
+    Split,
+    check_batch_size,
+    load_split,
+    symmetric_noise,
+)
+from esam_tune.tasks.digits import HELD_OUT, NUM_CLASSES, load_digits
+from esam_tune.tasks.models import build_model
+
+SPLITS = ("train", "val", "test")
+
+
+def task(**changes):
+    return TaskSettings(dataset="digits", model="small_cnn", **changes)
+
+
+def images_of(split):
+    """The images as hashable values; standardising keeps distinct ones distinct."""
+    return {tuple(image.flatten().tolist()) for image in split.images}
+
+
+def test_the_splits_share_out_all_the_digits():
+    from sklearn.datasets import load_digits as all_digits
+
+    count = len({row.tobytes() for row in all_digits().images})
+    lengths = {name: len(load_split(task(), name)) for name in SPLITS}
+    assert lengths == {"train": count - 2 * HELD_OUT, "val": HELD_OUT, "test": HELD_OUT}
+    found = [images_of(load_split(task(), name)) for name in SPLITS]
+    assert [len(images) for images in found] == list(lengths.values())
+    assert len(set.union(*found)) == count
+
+
+@pytest.mark.parametrize("name", SPLITS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_each_split_is_stratified(name, seed):
+    everything = torch.cat([load_split(task(split_seed=seed), n).labels for n in SPLITS])
+    labels = load_split(task(split_seed=seed), name).labels
+    share = len(labels) / len(everything)
+    expected = torch.bincount(everything, minlength=NUM_CLASSES) * share
+    assert (torch.bincount(labels, minlength=NUM_CLASSES) - expected).abs().max() <= 1.0
+
+
+def test_a_split_is_fixed_by_its_seed():
+    first, again = (load_digits("train", 3) for _ in range(2))
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert not torch.equal(first[1], load_digits("train", 4)[1])
+
+
+def test_images_are_standardised_by_the_training_split_alone():
+    train, val = load_split(task(), "train"), load_split(task(), "val")
+    assert train.images.shape == (1079, 1, 8, 8)
+    assert (train.images.dtype, train.labels.dtype) == (torch.float32, torch.int64)
+    assert train.images.mean().item() == pytest.approx(0.0, abs=1e-4)
+    assert train.images.std(correction=0).item() == pytest.approx(1.0, abs=1e-4)
+    assert val.images.mean().item() != pytest.approx(0.0, abs=1e-4)
+    assert set(val.labels.tolist()) == set(range(NUM_CLASSES))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.4, 0.999])
+def test_the_share_of_wrong_labels_is_exact_and_only_in_training(noise):
+    clean, noisy = task(split_seed=2), task(split_seed=2, label_noise=noise)
+    changed = {
+        name: (load_split(noisy, name).labels != load_split(clean, name).labels).sum().item()
+        for name in SPLITS
+    }
+    assert changed == {"train": round(noise * 1079), "val": 0, "test": 0}
+    for name in SPLITS:
+        assert torch.equal(load_split(noisy, name).images, load_split(clean, name).images)
+
+
+def test_wrong_labels_are_classes_fixed_by_the_seed_and_uniform_over_the_others():
+    labels = torch.arange(10).repeat(1000)
+    before = labels.clone()
+    noisy = symmetric_noise(labels, 10, 0.5, seed=7)
+    assert torch.equal(labels, before)
+    assert torch.equal(noisy, symmetric_noise(labels, 10, 0.5, seed=7))
+    assert not torch.equal(noisy, symmetric_noise(labels, 10, 0.5, seed=8))
+    wrong = noisy != labels
+    assert wrong.sum() == 5000
+    shifts = torch.bincount((noisy - labels)[wrong] % 10, minlength=10)
+    assert shifts[0] == 0
+    # Binomial with mean 5000 / 9: five standard deviations of 22.
+    assert (shifts[1:] - 5000 / 9).abs().max() < 110
+
+
+def batches(epochs=1, **changes):
+    arguments = {"num_samples": 103, "batch_size": 12, "seed": 5} | changes
+    workers = arguments.pop("workers", 1)
+    orders = [BatchOrder(**arguments, rank=rank, workers=workers) for rank in range(workers)]
+    return [
+        [torch.cat(step).tolist() for step in zip(*(o.epoch() for o in orders), strict=True)]
+        for _ in range(epochs)
+    ]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 12])
+def test_a_step_takes_the_same_rows_however_many_workers_share_them(workers):
+    alone, shared = batches(epochs=2), batches(epochs=2, workers=workers)
+    for epoch_alone, epoch_shared in zip(alone, shared, strict=True):
+        assert list(map(sorted, epoch_shared)) == list(map(sorted, epoch_alone))
+
+
+def test_workers_take_equal_shares():
+    shares = [next(BatchOrder(103, 12, 5, rank=rank, workers=3).epoch()) for rank in range(3)]
+    assert [len(share) for share in shares] == [4, 4, 4]
+    assert len(set(torch.cat(shares).tolist())) == 12
+
+
+def test_an_epoch_takes_whole_batches_of_different_rows():
+    (epoch,) = batches()
+    rows = [row for step in epoch for row in step]
+    assert [len(step) for step in epoch] == [12] * BatchOrder(103, 12, 5).steps == [12] * 8
+    assert len(set(rows)) == len(rows)
+    assert set(rows) <= set(range(103))
+
+
+def test_what_an_epoch_leaves_out_changes_from_epoch_to_epoch():
+    left = [set(range(103)) - {row for step in epoch for row in step} for epoch in batches(3)]
+    assert len({frozenset(rows) for rows in left}) == 3
+
+
+def test_the_order_is_fixed_by_the_seed():
+    assert batches(epochs=2) == batches(epochs=2)
+    assert batches(seed=5) != batches(seed=6)
+
+
+def test_an_order_goes_on_from_its_state():
+    expected = batches(epochs=3)
+    first = BatchOrder(103, 12, 5)
+    list(first.epoch())
+    second = BatchOrder(103, 12, 99)
+    second.load_state_dict(first.state_dict())
+    assert [[rows.tolist() for rows in second.epoch()] for _ in range(2)] == expected[1:]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "workers", "problem"),
+    [
+        (1080, 1, "must be at most the 1079 training samples, got 1080"),
+        (64, 3, "must divide evenly over the 3 workers of a trial, got 64"),
+        (1, 2, "must divide evenly over the 2 workers of a trial, got 1"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused(batch_size, workers, problem):
+    with pytest.raises(InputError) as caught:
+        check_batch_size(batch_size, workers, load_split(task(), "train"))
+    assert caught.value.field == "training.batch_size"
+    assert caught.value.problem == problem
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1079, 1), (64, 2), (2, 2), (2, 1)])
+def test_a_batch_that_fits_passes(batch_size, workers):
+    split = load_split(task(), "train")
+    check_batch_size(batch_size, workers, split)
+    assert BatchOrder(len(split), batch_size, 0, workers=workers).steps >= 1
+
+
+def test_a_split_moves_to_a_device_as_it_is():
+    split = Split(images=torch.ones(2, 1, 2, 2), labels=torch.tensor([0, 1]), num_classes=2)
+    moved = split.to(torch.device("meta"))
+    assert (moved.images.device.type, moved.labels.device.type) == ("meta", "meta")
+    assert (len(moved), moved.num_classes) == (2, 2)
+
+
+def test_initial_weights_depend_on_the_seed_and_leave_the_generator_alone():
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    first, again, other = (build_model("small_cnn", 1, 10, seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    weights = [torch.cat([p.flatten() for p in m.parameters()]) for m in (first, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("size", [8, 9, 28])
+def test_the_network_gives_logits_for_images_of_other_sizes_and_channels(size):
+    model = build_model("small_cnn", 3, 7, 0)
+    assert model(torch.randn(4, 3, size, size)).shape == (4, 7)

@@ -1,0 +1,196 @@
+"""The training loop: what it reports, that it resumes exactly, and what it never reads."""
+
+import io
+import math
+
+import pytest
+import torch
+
+from esam_tune import training
+from esam_tune.config import trial_settings
+from esam_tune.errors import InputError
+from esam_tune.metrics import METRICS
+from esam_tune.training import DivergedError, Worker, evaluate, train
+
+torch.set_num_threads(1)
+
+# Everything a run reports that the machine's speed has no part in.
+EXACT = ("epoch", "train_loss", "val_loss", "val_accuracy", "step_flops_ratio")
+
+
+def settings(optimizer="esam", epochs=2, seed=0, noise=0.4, **changes):
+    return trial_settings(
+        {
+            "task": {"dataset": "digits", "model": "small_cnn", "label_noise": noise},
+            "training": {"epochs": epochs, "batch_size": 64, "lr": 0.05, "weight_decay": 5e-4},
+            "params": {"optimizer": optimizer, **changes},
+            "seed": seed,
+        }
+    )
+
+
+class Reports:
+    """Keeps what is reported, and each state as a file would keep it."""
+
+    def __init__(self, *, die_after=None):
+        self.metrics = []
+        self.states = []
+        self._die_after = die_after
+
+    def __call__(self, metrics, state):
+        self.metrics.append(dict(metrics))
+        file = io.BytesIO()
+        torch.save(state(), file)
+        file.seek(0)
+        self.states.append(torch.load(file, weights_only=True))
+        if metrics["epoch"] == self._die_after:
+            raise KeyboardInterrupt
+
+    def exact(self):
+        return [{key: metrics[key] for key in EXACT} for metrics in self.metrics]
+
+
+def trained(run, **options):
+    reports = Reports()
+    model = train(run, reports, **options)
+    return reports, model
+
+
+def assert_same_weights(left, right):
+    assert left.keys() == right.keys()
+    for key, value in left.items():
+        assert torch.equal(value, right[key]), key
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "sam", "asam", "esam"])
+def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(optimizer):
+    run = settings(optimizer, epochs=2)
+    reports, model = trained(run)
+    cut = Reports(die_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(run, cut)
+    torch.manual_seed(12345)
+    rest, resumed = trained(run, resume=cut.states[0])
+    assert [m["epoch"] for m in rest.metrics] == [2]
+    assert cut.exact() + rest.exact() == reports.exact()
+    assert_same_weights(resumed.state_dict(), model.state_dict())
+
+
+def test_a_run_resumed_after_its_last_epoch_reports_nothing_more():
+    reports, model = trained(settings("sgd", epochs=1))
+    rest, resumed = trained(settings("sgd", epochs=1), resume=reports.states[0])
+    assert rest.metrics == []
+    assert_same_weights(resumed.state_dict(), model.state_dict())
+
+
+def test_a_run_is_fixed_by_its_seed():
+    first, model = trained(settings(epochs=1))
+    torch.manual_seed(99)
+    again, _ = trained(settings(epochs=1))
+    other, _ = trained(settings(epochs=1, seed=1))
+    assert first.exact() == again.exact()
+    assert first.exact() != other.exact()
+    assert not model.training
+
+
+@pytest.mark.parametrize(("optimizer", "ratio"), [("sgd", 1.0), ("sam", 2.0), ("asam", 2.0)])
+def test_the_counted_cost_of_the_baselines_is_known(optimizer, ratio):
+    reports, _ = trained(settings(optimizer, epochs=1))
+    assert reports.metrics[0]["step_flops_ratio"] == pytest.approx(ratio, rel=0.01)
+
+
+def test_the_counted_cost_of_esam_follows_beta_and_gamma():
+    costs = [
+        trained(settings(epochs=1, beta=beta, gamma=gamma))[0].metrics[0]["step_flops_ratio"]
+        for beta, gamma in [(1.0, 1.0), (0.6, 0.5), (0.3, 0.3)]
+    ]
+    assert costs[0] == pytest.approx(2.0, rel=0.01)
+    assert costs[0] > costs[1] > costs[2] > 1.0
+
+
+def test_each_epoch_reports_every_metric_of_a_search_and_nothing_else():
+    reports, _ = trained(settings("sgd", epochs=2))
+    expected = set(METRICS) - {"test_accuracy", "test_loss"}
+    for number, metrics in enumerate(reports.metrics, start=1):
+        assert set(metrics) == expected
+        assert all(math.isfinite(value) for value in metrics.values())
+        assert metrics["epoch"] == number
+        assert 0.0 <= metrics["val_accuracy"] <= 1.0
+        assert min(metrics["step_time_ratio"], metrics["epoch_seconds"]) > 0.0
+        images = metrics["images_per_second"] * metrics["epoch_seconds"]
+        assert images == pytest.approx(1079 // 64 * 64)
+
+
+def test_training_learns():
+    reports, _ = trained(settings("sgd", epochs=3, noise=0.0))
+    assert reports.metrics[-1]["train_loss"] < reports.metrics[0]["train_loss"]
+    assert reports.metrics[-1]["val_accuracy"] > 0.9
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Names of the splits in the order they are loaded."""
+    names = []
+    load = training.load_split
+
+    def note(task, name):
+        names.append(name)
+        return load(task, name)
+
+    monkeypatch.setattr(training, "load_split", note)
+    return names
+
+
+def test_a_search_never_loads_the_test_split(loaded):
+    reports, _ = trained(settings("sgd", epochs=2))
+    assert loaded == ["train", "val"]
+    assert not any("test_accuracy" in metrics for metrics in reports.metrics)
+
+
+def test_a_final_training_reads_the_test_split_once_after_the_last_epoch(loaded):
+    reports, model = trained(settings("sgd", epochs=2), read_test=True)
+    assert loaded == ["train", "val", "test"]
+    assert "test_accuracy" not in reports.metrics[0]
+    on_test = training.load_split(settings().task, "test")
+    loss, accuracy = evaluate(model, on_test, Worker())
+    assert reports.metrics[1]["test_accuracy"] == accuracy
+    assert reports.metrics[1]["test_loss"] == loss
+
+
+def test_reading_the_test_split_changes_nothing_else():
+    plain, _ = trained(settings("sgd", epochs=1))
+    final, _ = trained(settings("sgd", epochs=1), read_test=True)
+    assert plain.exact() == final.exact()
+
+
+def test_the_scores_are_those_of_the_whole_split():
+    _, model = trained(settings("sgd", epochs=1))
+    split = training.load_split(settings().task, "val")
+    loss, accuracy = evaluate(model, split, Worker())
+    model.eval()
+    with torch.no_grad():
+        logits = model(split.images)
+    expected = torch.nn.functional.cross_entropy(logits, split.labels)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert accuracy == (logits.argmax(1) == split.labels).double().mean().item()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_its_report():
+    reports = Reports()
+    with pytest.raises(DivergedError, match=r"training loss is (nan|inf) in epoch 1"):
+        train(settings("sgd", lr=1e30), reports)
+    assert reports.metrics == []
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "workers", "problem"), [(1080, 1, "at most"), (64, 3, "divide evenly")]
+)
+def test_a_batch_that_does_not_fit_is_refused_before_training(batch_size, workers, problem):
+    with pytest.raises(InputError, match=problem):
+        train(settings(batch_size=batch_size), Reports(), worker=Worker(workers=workers))
+
+
+def test_a_trial_with_its_own_learning_rate_trains_with_it():
+    slow, _ = trained(settings("sgd", epochs=1, lr=1e-9))
+    fast, _ = trained(settings("sgd", epochs=1, lr=0.05))
+    assert slow.metrics[0]["train_loss"] > fast.metrics[0]["train_loss"]
