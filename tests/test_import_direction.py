@@ -1,0 +1,186 @@
+"""Who may import whom: the rooms of the house, and the libraries each may use."""
+
+import ast
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import esam_tune
+
+PACKAGE = Path(esam_tune.__file__).parent
+
+
+def module_name(path):
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {module_name(path): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
+INITS = {module_name(path) for path in PACKAGE.rglob("__init__.py")}
+
+
+def imported(module, source):
+    """Every module that a source imports, wherever the import stands; ours by full name.
+
+    ``from esam_tune import metrics`` counts as ``esam_tune.metrics``, a name that is no module as
+    the module it comes from. ``import_module`` and ``__import__`` count where their argument is
+    written out.
+    """
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            origin = node.module or ""
+            if node.level:
+                package = module.split(".")[: None if module in INITS else -1]
+                above = package[: len(package) - node.level + 1]
+                origin = ".".join([*above, *filter(None, [node.module])])
+            for alias in node.names:
+                whole = f"{origin}.{alias.name}"
+                found.add(whole if whole in SOURCES else origin)
+        elif isinstance(node, ast.Call):
+            called = node.func
+            name = getattr(called, "attr", getattr(called, "id", ""))
+            first = node.args[0] if node.args else None
+            if name in ("import_module", "__import__") and isinstance(first, ast.Constant):
+                found.add(str(first.value))
+    return found
+
+
+def lies_in(module, rooms):
+    return any(module == room or module.startswith(f"{room}.") for room in rooms)
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a module, or a package with all below it, may import beside the standard library."""
+
+    name: str
+    ours: tuple[str, ...]
+    libraries: tuple[str, ...]
+
+    def violations(self, sources):
+        allowed = tuple(f"esam_tune.{name}" for name in self.ours)
+        for module, source in sources.items():
+            if not lies_in(module, [f"esam_tune.{self.name}"]):
+                continue
+            for name in sorted(imported(module, source)):
+                top = name.split(".")[0]
+                if top == "esam_tune":
+                    # The package itself holds nothing but its version.
+                    fits = name == "esam_tune" or lies_in(name, allowed)
+                else:
+                    fits = top in sys.stdlib_module_names or top in self.libraries
+                if not fits:
+                    yield f"{module} imports {name}"
+
+
+ROOMS = (
+    Room("optim", ("optim",), ("torch",)),
+    Room("tasks", ("tasks", "config", "errors"), ("torch", "torchvision", "sklearn", "numpy")),
+    Room("errors", (), ()),
+    Room("config", ("errors",), ()),
+    Room("metrics", ("errors",), ()),
+    Room("pareto", (), ("numpy",)),
+    Room("report", ("pareto",), ("matplotlib", "numpy")),
+    Room("yaml_file", ("errors",), ("yaml",)),
+    Room("journal", ("errors",), ()),
+    Room("step_timer", ("optim", "tasks", "config", "metrics", "errors"), ("torch",)),
+    Room("training", ("step_timer", "optim", "tasks", "config", "metrics", "errors"), ("torch",)),
+    Room("tracking", ("tracking", "journal", "config", "metrics", "errors"), ("mlflow",)),
+)
+
+# Library -> the only rooms that may import it.
+OWNERS = {
+    "mlflow": ("esam_tune.tracking",),
+    "optuna": ("esam_tune.study",),
+    "ray": ("esam_tune.trial", "esam_tune.study"),
+}
+
+
+def foreign(library, sources):
+    """Imports of a library outside the rooms that own it."""
+    for module, source in sources.items():
+        for name in imported(module, source):
+            if lies_in(name, [library]) and not lies_in(module, OWNERS[library]):
+                yield f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)
+def test_a_room_imports_only_what_it_may(room):
+    assert any(lies_in(module, [f"esam_tune.{room.name}"]) for module in SOURCES)
+    assert list(room.violations(SOURCES)) == []
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_a_library_is_imported_by_its_owners_alone(library):
+    assert list(foreign(library, SOURCES)) == []
+    everything = {name for module, source in SOURCES.items() for name in imported(module, source)}
+    assert any(lies_in(name, [library]) for name in everything)
+
+
+def test_nothing_imports_the_command_line():
+    users = [m for m, s in SOURCES.items() if "esam_tune.cli" in imported(m, s)]
+    assert users == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import ray",
+        "import ray.tune as t",
+        "from ray import train",
+        "def late():\n    import ray",
+        "if True:\n    from ray.tune import Tuner",
+        "import importlib\nimportlib.import_module('ray.tune')",
+        "__import__('ray')",
+        "from esam_tune import study",
+        "from esam_tune.study import runner",
+        "from . import cli",
+        "from .study.runner import StudyRun",
+        "import esam_tune.cli",
+        "import pandas",
+    ],
+)
+def test_the_check_sees_a_violation(source):
+    room = next(room for room in ROOMS if room.name == "training")
+    assert len(list(room.violations({"esam_tune.training": source}))) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import torch.distributed as dist",
+        "from esam_tune import metrics as keys",
+        "from esam_tune import __version__",
+        "from .optim import ESAM",
+        "from .config import TrialSettings",
+        "import collections.abc",
+        "ray = 'import ray'",
+    ],
+)
+def test_the_check_lets_the_permitted_pass(source):
+    room = next(room for room in ROOMS if room.name == "training")
+    assert list(room.violations({"esam_tune.training": source})) == []
+
+
+@pytest.mark.parametrize(
+    ("library", "module", "source"),
+    [
+        ("mlflow", "esam_tune.study.sweep", "def run():\n    from mlflow import MlflowClient"),
+        ("optuna", "esam_tune.trial", "import optuna"),
+        ("ray", "esam_tune.cli", "import ray"),
+        ("ray", "esam_tune.trials", "import ray"),
+    ],
+)
+def test_the_check_of_owners_sees_a_violation(library, module, source):
+    assert len(list(foreign(library, {module: source}))) == 1
+
+
+def test_a_relative_import_is_resolved_from_a_package_too():
+    assert imported("esam_tune.tasks", "from . import data") == {"esam_tune.tasks.data"}
+    assert imported("esam_tune.tasks.data", "from . import digits") == {"esam_tune.tasks.digits"}
+    assert imported("esam_tune.tasks.data", "from ..config import x") == {"esam_tune.config"}
