@@ -91,8 +91,8 @@ class OptimizerKind:
 
 OPTIMIZERS: dict[str, OptimizerKind] = {
     "sgd": OptimizerKind(label="SGD", defaults={}),
-    "sam": OptimizerKind(label="SAM", defaults={"rho": 0.05}),
-    "asam": OptimizerKind(label="ASAM", defaults={"rho": 0.5}),
+    "sam": OptimizerKind(label="SAM", defaults={"rho": 0.05, "every": 1}),
+    "asam": OptimizerKind(label="ASAM", defaults={"rho": 0.5, "every": 1}),
     "esam": OptimizerKind(
         label="ESAM",
         defaults={
@@ -101,11 +101,14 @@ OPTIMIZERS: dict[str, OptimizerKind] = {
             "rho": 0.05,
             "selection": "exact",
             "adaptive": False,
+            "every": 1,
         },
     ),
+    "looksam": OptimizerKind(label="LookSAM", defaults={"rho": 0.05, "alpha": 0.7, "every": 5}),
+    "msam": OptimizerKind(label="MSAM", defaults={"rho": 0.5}),
 }
 
-SELECTIONS = ("exact",)
+SELECTIONS = ("exact", "first_order")
 
 HYPERPARAMETERS: dict[str, Domain] = {
     "beta": SHARE,
@@ -113,6 +116,8 @@ HYPERPARAMETERS: dict[str, Domain] = {
     "rho": NOT_NEGATIVE,
     "selection": Domain(kind=str, choices=SELECTIONS),
     "adaptive": Domain(kind=bool),
+    "every": COUNT,
+    "alpha": NOT_NEGATIVE,
 }
 
 TRAINING: dict[str, Domain] = {

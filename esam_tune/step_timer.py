@@ -1,6 +1,7 @@
 """Step time over the base optimizer's, measured so that a noisy machine cannot spoil it."""
 
 import copy
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ class StepTimer:
         model: of the training, before replication; it is copied.
         build_base: the base optimizer for a model.
         replicate: wraps the copy as the training wraps its model, so that both communicate alike.
+        period: of the optimizer, whose every ``period``-th step is sharpness-aware and dear.
     """
 
     def __init__(
@@ -33,27 +35,43 @@ class StepTimer:
         model: nn.Module,
         build_base: Callable[[nn.Module], torch.optim.Optimizer],
         replicate: Callable[[nn.Module], nn.Module],
+        period: int = 1,
     ) -> None:
         self._copy = replicate(copy.deepcopy(model))
         self._base = build_base(self._copy)
-        self._own_seconds: list[float] = []
+        self._period = period
+        self._sharp_seconds: list[float] = []
+        self._between_seconds: list[float] = []
         self._base_seconds: list[float] = []
         self._aside = 0.0
         self._warm = False
 
     @staticmethod
-    def pairs(epochs: int) -> int:
-        """Pairs to time in each epoch of a run of so many."""
-        return -(-_PAIRS // epochs)
+    def drawn_steps(steps: int, epoch: int, epochs: int) -> set[int]:
+        """Which steps of an epoch to time; drawn, so that no pattern of the optimizer is missed.
+
+        Args:
+            steps: of an epoch.
+            epoch: counted from 1; another draw for each.
+            epochs: of the run.
+        """
+        count = min(steps, -(-_PAIRS // epochs))
+        return set(random.Random(epoch).sample(range(steps), count))
 
     @contextmanager
-    def beside(self, images: Tensor, labels: Tensor) -> Iterator[None]:
-        """Time the step in the ``with`` block, and a base step on the same batch next to it."""
+    def beside(self, images: Tensor, labels: Tensor, *, sharp: bool = True) -> Iterator[None]:
+        """Time the step in the ``with`` block, and a base step on the same batch next to it.
+
+        Args:
+            images: of the batch.
+            labels: of the batch.
+            sharp: whether it is the optimizer's dear step, not one between two of them.
+        """
         entered = time.perf_counter()
         if not self._warm:
             self._base_step(images, labels)
             self._warm = True
-        base_first = len(self._own_seconds) % 2 == 1
+        base_first = len(self._base_seconds) % 2 == 1
         if base_first:
             self._base_seconds.append(self._base_step(images, labels))
         self._synchronize(images)
@@ -61,7 +79,7 @@ class StepTimer:
         yield
         self._synchronize(images)
         own = time.perf_counter() - start
-        self._own_seconds.append(own)
+        (self._sharp_seconds if sharp else self._between_seconds).append(own)
         if not base_first:
             self._base_seconds.append(self._base_step(images, labels))
         self._aside += time.perf_counter() - entered - own
@@ -72,16 +90,30 @@ class StepTimer:
         return aside
 
     def ratio(self) -> float:
-        """Median time of a step over the median time of a base step; at least one pair needed."""
-        return statistics.median(self._own_seconds) / statistics.median(self._base_seconds)
+        """Median time of a step over the median time of a base step; at least one pair needed.
+
+        With a period the two kinds of steps have a median each, weighed by how often they occur.
+        """
+        share = 1.0 / self._period
+        kinds = [(share, self._sharp_seconds), (1.0 - share, self._between_seconds)]
+        seen = [(weight, seconds) for weight, seconds in kinds if seconds]
+        own = sum(weight * statistics.median(seconds) for weight, seconds in seen)
+        weights = sum(weight for weight, _ in seen)
+        return own / weights / statistics.median(self._base_seconds)
 
     def state_dict(self) -> dict[str, Any]:
         """The times taken so far, in seconds."""
-        return {"own": list(self._own_seconds), "base": list(self._base_seconds)}
+        return {
+            "sharp": list(self._sharp_seconds),
+            "between": list(self._between_seconds),
+            "base": list(self._base_seconds),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from the times of an earlier process."""
-        self._own_seconds, self._base_seconds = list(state["own"]), list(state["base"])
+        self._sharp_seconds = list(state["sharp"])
+        self._between_seconds = list(state["between"])
+        self._base_seconds = list(state["base"])
 
     def _base_step(self, images: Tensor, labels: Tensor) -> float:
         self._synchronize(images)

@@ -14,8 +14,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from esam_tune import metrics as keys
-from esam_tune.config import TrainingSettings, TrialSettings, Value
-from esam_tune.optim import ESAM, BaseStep, PerSampleOptimizer, step_flops_ratio
+from esam_tune.config import OPTIMIZERS, TrainingSettings, TrialSettings, Value
+from esam_tune.optim import (
+    ESAM,
+    MSAM,
+    BaseStep,
+    LookSAM,
+    PerSampleOptimizer,
+    step_flops_ratio,
+)
 from esam_tune.step_timer import StepTimer
 from esam_tune.tasks.data import BatchOrder, Split, check_batch_size, load_split
 from esam_tune.tasks.models import build_model
@@ -26,9 +33,7 @@ _EVALUATION_ROWS = 1024
 class Report(Protocol):
     """Receives an epoch's metrics, and how to take the state that continues from there."""
 
-    def __call__(
-        self, metrics: dict[str, float], state: Callable[[], dict[str, Any]], /
-    ) -> None:
+    def __call__(self, metrics: dict[str, float], state: Callable[[], dict[str, Any]], /) -> None:
         """Called once an epoch on every worker, with metrics reduced over workers."""
 
 
@@ -87,13 +92,16 @@ def build_optimizer(
     """
     base = build_base(training, model)
     name = params["optimizer"]
+    own: dict[str, Any] = {key: params[key] for key in OPTIMIZERS[str(name)].defaults}
     if name == "sgd":
         return BaseStep(base, model=model)
+    if name == "msam":
+        return MSAM(base, model=model, **own)
+    if name == "looksam":
+        return LookSAM(base, model=model, **own)
     if name in ("sam", "asam"):
-        own: dict[str, Any] = {"beta": 1.0, "gamma": 1.0, "adaptive": name == "asam"}
-    else:
-        own = {key: params[key] for key in ("beta", "gamma", "selection", "adaptive")}
-    return ESAM(base, rho=float(params["rho"]), model=model, seed=seed, **own)
+        own |= {"beta": 1.0, "gamma": 1.0, "adaptive": name == "asam"}
+    return ESAM(base, model=model, seed=seed, **own)
 
 
 def sample_losses(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -174,7 +182,12 @@ def train(
         rank=worker.rank,
         workers=worker.workers,
     )
-    timer = StepTimer(model, lambda copy: build_base(training, copy), worker.replicate)
+    timer = StepTimer(
+        model,
+        lambda copy: build_base(training, copy),
+        worker.replicate,
+        period=optimizer.period,
+    )
     flops_ratio = count_flops_ratio(settings, on_train, worker.workers)
     first = 1
     if resume is not None:
@@ -189,7 +202,14 @@ def train(
     model.train()
     for epoch in range(first, training.epochs + 1):
         train_loss, seconds = _epoch(
-            replica, optimizer, on_train, order, timer, worker, pairs=timer.pairs(training.epochs)
+            replica,
+            optimizer,
+            on_train,
+            order,
+            timer,
+            worker,
+            epoch=epoch,
+            timed=timer.drawn_steps(order.steps, epoch, training.epochs),
         )
         if not math.isfinite(train_loss):
             raise DivergedError(f"training loss is {train_loss} in epoch {epoch}")
@@ -235,11 +255,12 @@ def _epoch(
     timer: StepTimer,
     worker: Worker,
     *,
-    pairs: int,
+    epoch: int,
+    timed: set[int],
 ) -> tuple[float, float]:
     """Train one epoch; mean loss at w over all workers, and seconds without measuring cost."""
     loss_sum = torch.zeros((), dtype=torch.float64, device=worker.device)
-    timed = {int((index + 0.5) * order.steps / pairs) for index in range(pairs)}
+    taken = (epoch - 1) * order.steps
     start, aside = time.perf_counter(), 0.0
     for index, drawn in enumerate(order.epoch()):
         rows = drawn.to(worker.device)
@@ -252,7 +273,9 @@ def _epoch(
                 return sample_losses(model, images, labels)
             return sample_losses(model, images[selected], labels[selected])
 
-        with timer.beside(images, labels) if index in timed else nullcontext():
+        sharp = taken % optimizer.period == 0
+        taken += 1
+        with timer.beside(images, labels, sharp=sharp) if index in timed else nullcontext():
             losses = optimizer.step(closure)
         aside += timer.take_aside()
         loss_sum += losses.sum(dtype=torch.float64)

@@ -214,7 +214,7 @@ def test_parameters_are_completed_with_the_optimizers_defaults(name):
 
 def test_given_parameters_go_over_the_defaults_and_training_overrides_are_kept():
     completed = complete_params("p", {"lr": 1, "rho": 0.3, "optimizer": "sam"})
-    assert completed == {"optimizer": "sam", "rho": 0.3, "lr": 1.0}
+    assert completed == {"optimizer": "sam", "rho": 0.3, "every": 1, "lr": 1.0}
 
 
 @pytest.mark.parametrize(

@@ -39,18 +39,21 @@ def network():
     return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
 
 
-def timer_of(machine, model, seconds=BASE_SECONDS):
+def timer_of(machine, model, seconds=BASE_SECONDS, period=1):
     class Base(torch.optim.SGD):
         def step(self, closure=None):
             machine.pass_("base", seconds() if callable(seconds) else seconds)
             return super().step(closure)
 
-    return StepTimer(model, lambda copy: Base(copy.parameters(), lr=0.1), lambda copy: copy)
+    def build(copied):
+        return Base(copied.parameters(), lr=0.1)
+
+    return StepTimer(model, build, lambda copied: copied, period=period)
 
 
-def take_pairs(machine, timer, count, seconds=OWN_SECONDS):
+def take_pairs(machine, timer, count, seconds=OWN_SECONDS, sharp=True):
     for _ in range(count):
-        with timer.beside(IMAGES, LABELS):
+        with timer.beside(IMAGES, LABELS, sharp=sharp):
             machine.pass_("own", seconds() if callable(seconds) else seconds)
 
 
@@ -65,7 +68,15 @@ def test_the_ratio_is_that_of_the_steps_own_times(machine):
     timer = timer_of(machine, network())
     take_pairs(machine, timer, 5)
     assert timer.ratio() == OWN_SECONDS / BASE_SECONDS
-    assert timer.state_dict() == {"own": [OWN_SECONDS] * 5, "base": [BASE_SECONDS] * 5}
+    times = {"sharp": [OWN_SECONDS] * 5, "between": [], "base": [BASE_SECONDS] * 5}
+    assert timer.state_dict() == times
+
+
+def test_dear_and_plain_steps_are_weighed_by_how_often_they_occur(machine):
+    timer = timer_of(machine, network(), period=4)
+    for sharp, seconds in [(True, 8.0), (False, 2.0), (False, 2.0), (True, 8.0)]:
+        take_pairs(machine, timer, 1, seconds=seconds, sharp=sharp)
+    assert timer.ratio() == (8.0 / 4 + 2.0 * 3 / 4) / BASE_SECONDS
 
 
 def test_a_few_disturbed_steps_do_not_move_the_ratio(machine):
@@ -119,8 +130,8 @@ def test_times_survive_a_restart(machine):
     second.load_state_dict(first.state_dict())
     assert second.ratio() == first.ratio()
     take_pairs(machine, second, 1, seconds=6.0)
-    assert second.state_dict()["own"] == [OWN_SECONDS] * 3 + [6.0]
-    assert first.state_dict()["own"] == [OWN_SECONDS] * 3
+    assert second.state_dict()["sharp"] == [OWN_SECONDS] * 3 + [6.0]
+    assert first.state_dict()["sharp"] == [OWN_SECONDS] * 3
 
 
 def test_an_error_in_a_step_is_not_swallowed(machine):
@@ -131,7 +142,13 @@ def test_an_error_in_a_step_is_not_swallowed(machine):
 
 @pytest.mark.parametrize("epochs", [1, 2, 30, 48, 49, 1000])
 def test_a_run_of_any_length_times_enough_pairs(epochs):
-    pairs = StepTimer.pairs(epochs)
-    assert pairs >= 1
-    assert pairs * epochs >= 48
-    assert (pairs - 1) * epochs < 48
+    drawn = StepTimer.drawn_steps(100, 1, epochs)
+    assert drawn <= set(range(100))
+    assert len(drawn) * epochs >= 48
+    assert (len(drawn) - 1) * epochs < 48
+
+
+def test_a_short_epoch_is_timed_whole_and_epochs_differ():
+    assert StepTimer.drawn_steps(5, 1, 1) == set(range(5))
+    draws = [StepTimer.drawn_steps(100, epoch, 24) for epoch in range(1, 25)]
+    assert len(set().union(*draws)) > 24

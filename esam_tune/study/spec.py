@@ -149,7 +149,8 @@ def describe_params(params: Mapping[str, Value]) -> str:
     kind = OPTIMIZERS[str(params["optimizer"])]
     words = [kind.label]
     for key, value in params.items():
-        if key == "optimizer" or (key in ("selection", "adaptive") and value == kind.defaults[key]):
+        usual = key not in ("beta", "gamma", "rho") and value == kind.defaults.get(key)
+        if key == "optimizer" or usual:
             continue
         if isinstance(value, float):
             value = f"{value:.2f}" if key in ("beta", "gamma") else f"{value:#.2g}"
@@ -173,7 +174,9 @@ def coordinates(spec: StudySpec, params: Mapping[str, Value]) -> dict[str, Value
     point = dict(params)
     if point["optimizer"] in ("sam", "asam") and point["optimizer"] not in names:
         adaptive = point["optimizer"] == "asam"
-        point.update(optimizer="esam", beta=1.0, gamma=1.0, selection="exact", adaptive=adaptive)
+        point.update(optimizer="esam", beta=1.0, gamma=1.0, adaptive=adaptive)
+        # With all rows in the last pass there is nothing to select: any selection is the same.
+        point["selection"] = spec.fixed.get("selection", "exact")
     if point["optimizer"] not in names:
         return None
     trained = {key: getattr(spec.training, key) for key in TRIAL_TRAINING}
