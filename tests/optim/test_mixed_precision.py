@@ -176,6 +176,22 @@ def test_bf16_autocast_inside_the_closure_and_around_the_step_are_the_same(metho
         assert own.dtype == torch.float32
 
 
+def test_autocast_around_the_step_sees_the_new_weights_afterwards(method):
+    model = mlp()
+    optimizer = method(sgd(model), model=model)
+    x, y = batch(0)
+
+    def closure(rows):
+        picked = slice(None) if rows is None else rows
+        return F.cross_entropy(model(x[picked]).float(), y[picked], reduction="none")
+
+    with torch.autocast("cpu", torch.bfloat16):
+        optimizer.step(closure)
+        after = model(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(x), after)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from esam_tune.optim import ESAM
+from esam_tune.optim import ESAM, LookSAM
 
 torch.set_num_threads(1)
 
@@ -31,6 +31,11 @@ def optimizer_for(model, **settings):
     return ESAM(base, model=model, rho=0.5, **settings)
 
 
+def looksam_for(model):
+    base = torch.optim.SGD(model.parameters(), lr=0.1)
+    return LookSAM(base, model=model, rho=0.5, every=2)
+
+
 def closure_for(model, x, y):
     def closure(rows):
         picked = slice(None) if rows is None else rows
@@ -40,10 +45,18 @@ def closure_for(model, x, y):
 
 
 @pytest.mark.parametrize("momentum", [0.1, 1.0, None])
-@pytest.mark.parametrize("gamma", [0.5, 1.0])
-def test_equal_one_plain_forward_of_the_batch_bit_for_bit(momentum, gamma):
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda model: optimizer_for(model, gamma=0.5),
+        lambda model: optimizer_for(model, gamma=1.0),
+        lambda model: optimizer_for(model, selection="first_order"),
+        looksam_for,
+    ],
+)
+def test_equal_one_plain_forward_of_the_batch_bit_for_bit(momentum, build):
     model = small_cnn(momentum)
-    optimizer = optimizer_for(model, gamma=gamma)
+    optimizer = build(model)
     buffers = dict(model.named_buffers())
     for step in range(5):
         x, y = torch.randn(8, 1, 4, 4), torch.randint(3, (8,))

@@ -200,7 +200,9 @@ def test_a_non_finite_clean_gradient_spoils_the_final_gradient_too():
     model = mlp()
     embedding = nn.Embedding(4, 4)
     parameters = [*model.parameters(), *embedding.parameters()]
-    optimizer = ESAM(torch.optim.SGD(parameters, lr=0.0), gamma=0.5, beta=1.0)
+    # Only the table is perturbed, and only in a row that the last pass does not read.
+    table_only = MaskCycle([(False,) * 6 + (True,)])
+    optimizer = ESAM(torch.optim.SGD(parameters, lr=0.0), gamma=0.5, masks=table_only)
     y = torch.tensor([0, 1, 2, 0])
 
     def closure(rows):
@@ -211,6 +213,15 @@ def test_a_non_finite_clean_gradient_spoils_the_final_gradient_too():
 
     optimizer.step(closure)
     assert all(p.grad.isnan().any() for p in parameters)
+
+
+@pytest.mark.parametrize("make", [BaseStep, ESAM])
+def test_returned_losses_are_a_copy(make):
+    weight = nn.Parameter(torch.ones(4))
+    optimizer = make(torch.optim.SGD([weight], lr=0.1))
+    losses = optimizer.step(lambda rows: weight if rows is None else weight[rows])
+    assert torch.equal(losses, torch.ones(4))
+    assert not torch.equal(weight, torch.ones(4))
 
 
 def test_called_under_no_grad():
