@@ -329,6 +329,32 @@ def test_the_optimizers_and_selections_on_offer_can_be_built():
     assert isinstance(built["sgd"], optim.BaseStep)
     for name in ("sam", "asam", "esam"):
         assert isinstance(built[name], optim.ESAM)
+    assert len({type(optimizer) for optimizer in built.values()}) == len(built) - 2
     for selection in SELECTIONS:
         params = complete_params("p", {"optimizer": "esam", "selection": selection})
         assert isinstance(build_optimizer(params, training, model, 0), optim.ESAM)
+
+
+EDGES = {
+    "beta": [1e-6, 1.0],
+    "gamma": [1e-6, 1.0],
+    "rho": [0.0, 1e6],
+    "alpha": [0.0, 1e6],
+    "every": [1, 10**6],
+    "selection": SELECTIONS,
+    "adaptive": [False, True],
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_takes_its_parameters_at_the_edges_of_their_bounds(name):
+    from esam_tune.tasks.models import build_model
+    from esam_tune.training import build_optimizer
+
+    training = training_settings({"epochs": 1, "batch_size": 4, "lr": 0.1})
+    model = build_model("small_cnn", 1, 10, 0)
+    for key in OPTIMIZERS[name].defaults:
+        for value in EDGES[key]:
+            params = complete_params("p", {"optimizer": name, key: value})
+            assert params[key] == value
+            assert build_optimizer(params, training, model, 0).param_groups[0]["lr"] == 0.1

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from esam_tune import training
-from esam_tune.config import trial_settings
+from esam_tune import step_timer, training
+from esam_tune.config import OPTIMIZERS, trial_settings
 from esam_tune.errors import InputError
 from esam_tune.metrics import METRICS
 from esam_tune.training import DivergedError, Worker, evaluate, train
@@ -16,6 +16,12 @@ torch.set_num_threads(1)
 
 # Everything a run reports that the machine's speed has no part in.
 EXACT = ("epoch", "train_loss", "val_loss", "val_accuracy", "step_flops_ratio")
+
+
+@pytest.fixture(autouse=True)
+def few_timed_steps(monkeypatch):
+    """Measuring takes as long as training: a few pairs in a run will do here."""
+    monkeypatch.setattr(step_timer, "_PAIRS", 4)
 
 
 def settings(optimizer="esam", epochs=2, seed=0, noise=0.4, **changes):
@@ -62,9 +68,19 @@ def assert_same_weights(left, right):
         assert torch.equal(value, right[key]), key
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "sam", "asam", "esam"])
-def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(optimizer):
-    run = settings(optimizer, epochs=2)
+@pytest.mark.parametrize(
+    "params",
+    [
+        *({"optimizer": name} for name in OPTIMIZERS),
+        # An epoch has 16 steps, so that these are in the midst of a period when they are cut off.
+        {"optimizer": "esam", "every": 3, "selection": "first_order"},
+        {"optimizer": "esam", "adaptive": True, "beta": 0.3, "batch_size": 100},
+        {"optimizer": "looksam", "every": 7},
+    ],
+    ids=lambda params: "-".join(map(str, params.values())),
+)
+def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(params):
+    run = settings(**params, epochs=2)
     reports, model = trained(run)
     cut = Reports(die_after=1)
     with pytest.raises(KeyboardInterrupt):
@@ -93,9 +109,18 @@ def test_a_run_is_fixed_by_its_seed():
     assert not model.training
 
 
-@pytest.mark.parametrize(("optimizer", "ratio"), [("sgd", 1.0), ("sam", 2.0), ("asam", 2.0)])
-def test_the_counted_cost_of_the_baselines_is_known(optimizer, ratio):
-    reports, _ = trained(settings(optimizer, epochs=1))
+@pytest.mark.parametrize(
+    ("params", "ratio"),
+    [
+        ({"optimizer": "sgd"}, 1.0),
+        ({"optimizer": "sam"}, 2.0),
+        ({"optimizer": "asam"}, 2.0),
+        ({"optimizer": "sam", "every": 4}, 1.25),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else None,
+)
+def test_the_counted_cost_of_the_baselines_is_known(params, ratio):
+    reports, _ = trained(settings(**params, epochs=1))
     assert reports.metrics[0]["step_flops_ratio"] == pytest.approx(ratio, rel=0.01)
 
 
