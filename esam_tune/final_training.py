@@ -119,7 +119,8 @@ def train_chosen(
 def default_name(settings: TrialSettings, storage: Path) -> str:
     """A name that is not taken: the study and trial the settings come from, and a count."""
     origin = settings.origin
-    stem = f"{origin['study']}-{origin['trial_id']}" if "study" in origin else "model"
+    known = {"study", "trial_id"} <= origin.keys()
+    stem = f"{origin['study']}-{origin['trial_id']}" if known else "model"
     taken = {path.name for path in (storage / "models").glob("*")}
     count = 1
     while (name := stem if count == 1 else f"{stem}-{count}") in taken:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from esam_tune.errors import InputError
+
 Event = dict[str, Any]
 
 # Kinds of events.
@@ -26,8 +28,16 @@ STUDY_END = "study_end"  # state, artifacts, front, chosen
 BUDGET = "budget"  # space: with the budget that --resume asked for
 
 
-class JournalError(RuntimeError):
-    """The journal holds something its writer never wrote."""
+class JournalError(InputError):
+    """The journal holds something its writer never wrote.
+
+    Args:
+        path: of the journal.
+        problem: what is wrong with it.
+    """
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__("STUDY", f"{str(path)!r} {problem}", "restore the file from a copy")
 
 
 class Journal:
@@ -81,9 +91,7 @@ def read(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
                 event = json.loads(line)
                 event["event"], event["time"]
             except (ValueError, TypeError, KeyError) as error:
-                raise JournalError(
-                    f"{path} is damaged before byte {offset}: {error!r}; restore it from a copy"
-                ) from error
+                raise JournalError(path, f"is damaged before byte {offset} ({error})") from error
             yield event, offset
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -14,6 +16,7 @@ from esam_tune.study.sweep import SweepResult
 def print_result(result: SweepResult, console: Console, space: Path) -> None:
     """Print the front beside the baselines, failures, and where everything is."""
     record, folder = result.record, result.folder
+    command = _command()
     default = folder.storage == Path("runs").absolute()
     storage = "" if default else f" --storage {_from_here(folder.storage)}"
     for trial in record.finished:
@@ -29,22 +32,29 @@ def print_result(result: SweepResult, console: Console, space: Path) -> None:
         )
     lines = []
     if result.outcome in ("interrupted", "terminated"):
-        lines.append(("go on", f"esam-tune sweep {space} --name {folder.name} --resume{storage}"))
+        lines.append(("go on", f"{command} sweep {space} --name {folder.name} --resume{storage}"))
     if chosen is not None:
         lines += [
             ("picture", str(_from_here(folder.path / "front.png"))),
             ("settings", str(_from_here(folder.chosen))),
-            ("train it", f"esam-tune train {_from_here(folder.chosen)}{storage}"),
+            ("train it", f"{command} train {_from_here(folder.chosen)}{storage}"),
             (
                 "pick another",
-                f"esam-tune pareto {folder.name} --max {record.spec.cost_metric}=1.4{storage}",
+                f"{command} pareto {folder.name} --max {record.spec.cost_metric}=1.4{storage}",
             ),
         ]
-    lines.append(("MLflow", f"esam-tune ui{storage}  ({record.tracking_uri})"))
+    lines.append(("MLflow", f"{command} ui{storage}  ({record.tracking_uri})"))
     for what, where in lines:
         console.print(f"{what + ':':14}{where}", markup=False, soft_wrap=True)
     if result.outcome == "failed":
         console.print("the study failed: no trial reached its end", style="bold")
+
+
+def _command() -> str:
+    """How to call this program again: by its name where that is on the path."""
+    return (
+        "esam-tune" if shutil.which("esam-tune") else str(_from_here(Path(sys.argv[0]).absolute()))
+    )
 
 
 def _from_here(path: Path) -> Path:

@@ -83,12 +83,12 @@ class StudyRecord:
         for event, _ in journal.read(path):
             if record is None:
                 if event["event"] != journal.STUDY:
-                    raise journal.JournalError(f"{path} does not begin with a study")
+                    raise journal.JournalError(path, "does not begin with a study")
                 spec = parse_space(event["space"], default_name=path.parent.name)
                 record = cls(spec, event["workers_per_trial"], event["tracking_uri"])
             record.apply(event)
         if record is None:
-            raise journal.JournalError(f"{path} is empty")
+            raise journal.JournalError(path, "is empty")
         return record
 
     def apply(self, event: Event) -> None:
