@@ -48,9 +48,10 @@ def study(tmp_path):
     return Study(tmp_path)
 
 
-def undisturbed(folder):
-    folder.mkdir()
-    study = Study(folder)
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """What a study proposes whose process never dies."""
+    study = Study(tmp_path_factory.mktemp("undisturbed"))
     proposals = study.open()
     return [study.run(index, proposals) for index in range(TRIALS)]
 
@@ -64,10 +65,9 @@ def test_proposals_are_complete_and_lie_in_the_space(study):
             assert low <= params[key] <= high
 
 
-def test_a_process_for_each_trial_proposes_what_one_process_would(tmp_path, study):
-    expected = undisturbed(tmp_path / "undisturbed")
-    assert [study.run(index) for index in range(TRIALS)] == expected
-    assert len({tuple(params.values()) for params in expected}) == TRIALS
+def test_a_process_for_each_trial_proposes_what_one_process_would(undisturbed, study):
+    assert [study.run(index) for index in range(TRIALS)] == undisturbed
+    assert len({tuple(params.values()) for params in undisturbed}) == TRIALS
 
 
 def test_proposals_depend_on_the_seed(tmp_path):
@@ -82,9 +82,8 @@ def test_every_seed_a_space_may_hold_can_propose(tmp_path, seed):
 
 @pytest.mark.parametrize("dies_after", ["ask", "start", "end", "tell"])
 def test_a_death_between_journal_and_database_changes_no_later_proposal(
-    tmp_path, study, dies_after
+    undisturbed, study, dies_after
 ):
-    expected = undisturbed(tmp_path / "undisturbed")
     for index in range(5):
         study.run(index)
     proposals = study.open()
@@ -109,8 +108,8 @@ def test_a_death_between_journal_and_database_changes_no_later_proposal(
         proposals.tell(study.finish(trial_id, accuracy, 1 + params["beta"]))
     complete = [t for t in study.stored() if t.state == STATES.COMPLETE]
     assert len(complete) == 6
-    assert study.run(6, proposals) == expected[6]
-    assert study.run(7) == expected[7]
+    assert study.run(6, proposals) == undisturbed[6]
+    assert study.run(7) == undisturbed[7]
 
 
 @pytest.mark.parametrize(

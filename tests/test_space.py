@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from study_events import space_document, study_spec
 
@@ -345,7 +345,7 @@ def test_a_wrong_document_is_refused_with_field_bound_value_and_remedy(
 
 
 @given(document=DOCUMENTS)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 def test_any_document_is_a_study_or_an_input_error(document):
     spec = spec_or_error(document)
     if isinstance(spec, InputError):
@@ -358,6 +358,7 @@ def test_any_document_is_a_study_or_an_input_error(document):
 
 
 @given(junk=JUNK | st.dictionaries(st.text(max_size=8), JUNK, max_size=3))
+@settings(deadline=None)
 def test_any_value_instead_of_a_document_is_an_input_error(junk):
     assert isinstance(spec_or_error(junk), InputError)
 
@@ -457,6 +458,20 @@ CHOSEN = {"optimizer": {"choices": ["sgd", "esam"]}, "rho": RHO, "beta": {"low":
             {"beta": 1.0, "gamma": 1.0, "rho": 0.5, "adaptive": True},
             id="ASAM where the form is searched",
         ),
+        pytest.param(
+            {**FULL, "selection": "first_order"},
+            {"optimizer": "sam"},
+            {"beta": 1.0, "gamma": 1.0, "rho": 0.05},
+            id="SAM, which selects nothing",
+        ),
+        pytest.param(
+            {**FULL, "every": {"low": 1, "high": 5}},
+            {"optimizer": "sam", "every": 2},
+            {"beta": 1.0, "gamma": 1.0, "rho": 0.05, "every": 2},
+            id="SAM at a searched period",
+        ),
+        pytest.param(FULL, {"optimizer": "sam", "every": 2}, None, id="another period"),
+        pytest.param(FULL, {"optimizer": "looksam", "every": 1}, None, id="a rival"),
         pytest.param(FULL, {"optimizer": "esam", "beta": 0.2}, None, id="below the range"),
         pytest.param(FULL, {"optimizer": "sam", "rho": 1.5}, None, id="above the range"),
         pytest.param(FULL, {"optimizer": "sgd"}, None, id="another optimizer"),
