@@ -1,0 +1,211 @@
+"""Test accuracy against step cost of ESAM and its rivals on noisy digits, many seeds each.
+
+    python benchmarks/accuracy.py --out benchmarks/results/accuracy_digits.jsonl
+
+For each method rho is tuned on the validation split, by the mean over the tuning seeds; the test
+split is read only by the final runs, at the tuned rho, with seeds of their own. A seed fixes
+initial weights, sample order and masks, and is shared by all methods, so differences are paired.
+The task (split and label noise) is that of search_spaces/digits_noisy.yaml. Runs are kept in the
+file as they finish, and a second call goes on from there. Prints a table in Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import statistics
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+from esam_tune.config import Value, complete_params
+from esam_tune.study.space import load_space
+
+SPACE = Path(__file__).parent.parent / "search_spaces" / "digits_noisy.yaml"
+TUNING_SEEDS = range(100, 103)
+REFERENCE = "SAM"
+
+Run = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A method with everything but rho fixed.
+
+    Args:
+        params: of the optimizer, rho left out.
+        rhos: the grid that rho is tuned on.
+    """
+
+    params: Mapping[str, Value]
+    rhos: tuple[float, ...] = ()
+
+    def settings(self) -> list[dict[str, Value]]:
+        """Complete parameters at each rho."""
+        grid = [{"rho": rho} for rho in self.rhos] or [{}]
+        return [complete_params("params", {**self.params, **point}) for point in grid]
+
+
+def esam(beta: float, gamma: float, rhos: tuple[float, ...], **others: Value) -> Method:
+    """ESAM at a setting."""
+    params = {"optimizer": "esam", "beta": beta, "gamma": gamma, **others}
+    return Method(params=params, rhos=rhos)
+
+
+METHODS: dict[str, Method] = {
+    "SGD": Method(params={"optimizer": "sgd"}),
+    "SAM": Method(params={"optimizer": "sam"}, rhos=(0.2, 0.35, 0.5, 0.7)),
+    "ASAM": Method(params={"optimizer": "asam"}, rhos=(1.0, 2.0, 4.0, 8.0)),
+    "MSAM": Method(params={"optimizer": "msam"}, rhos=(1.0, 2.0, 3.0, 4.0)),
+    "LookSAM, every 5": Method(params={"optimizer": "looksam"}, rhos=(0.2, 0.5, 1.0, 2.0)),
+    "ESAM exact 0.5/0.5": esam(0.5, 0.5, (0.1, 0.15, 0.2, 0.3)),
+    "ESAM first order 0.5/0.5": esam(0.5, 0.5, (0.1, 0.15, 0.2, 0.3), selection="first_order"),
+    "ESAM first order 0.5/0.5, every 2": esam(
+        0.5, 0.5, (0.3, 0.5, 0.7, 1.0), selection="first_order", every=2
+    ),
+    "ESAM first order 0.4/0.3": esam(0.4, 0.3, (0.05, 0.07, 0.1), selection="first_order"),
+    "ESAM first order 0.3/0.25": esam(0.3, 0.25, (0.035, 0.05, 0.07), selection="first_order"),
+}
+
+
+def train_once(params: dict[str, Value], seed: int, *, final: bool) -> dict[str, float]:
+    """The last epoch's metrics of one run, on one thread."""
+    import torch
+
+    from esam_tune.training import DivergedError, train
+
+    torch.set_num_threads(1)
+    last: dict[str, float] = {}
+    spec = load_space(SPACE)
+    settings = {**spec.settings(params, {}).to_dict(), "seed": seed}
+
+    def report(metrics: dict[str, float], _state: object) -> None:
+        last.update(metrics)
+
+    from esam_tune.config import trial_settings
+
+    try:
+        train(trial_settings(settings), report, read_test=final)
+    except DivergedError:
+        return {"val_accuracy": 0.0, "test_accuracy": 0.0}
+    return last
+
+
+class Results:
+    """Finished runs in a file of one JSON object a line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        self._runs = {self._key(run): run for run in map(json.loads, lines)}
+
+    @staticmethod
+    def _key(run: Run) -> str:
+        return json.dumps([run["params"], run["seed"], run["final"]], sort_keys=True)
+
+    def complete(self, wanted: Iterable[Run], jobs: int) -> list[Run]:
+        """The wanted runs, those that are missing trained first."""
+        wanted = list(wanted)
+        missing = {self._key(run): run for run in wanted if self._key(run) not in self._runs}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool,
+            self._path.open("a", encoding="utf-8") as file,
+        ):
+            waiting = {
+                pool.submit(train_once, run["params"], run["seed"], final=run["final"]): run
+                for run in missing.values()
+            }
+            for future in as_completed(waiting):
+                run = {**waiting[future], "metrics": future.result()}
+                self._runs[self._key(run)] = run
+                file.write(json.dumps(run) + "\n")
+                file.flush()
+        return [self._runs[self._key(run)] for run in wanted]
+
+
+def tuned(
+    methods: Mapping[str, Method], results: Results, jobs: int
+) -> dict[str, dict[str, Value]]:
+    """Each method's parameters at the rho with the best mean validation accuracy."""
+    candidates = [
+        {"params": params, "seed": seed, "final": False}
+        for method in methods.values()
+        if len(method.settings()) > 1
+        for params in method.settings()
+        for seed in TUNING_SEEDS
+    ]
+    scores: dict[str, list[float]] = {}
+    for run in results.complete(candidates, jobs):
+        scores.setdefault(json.dumps(run["params"]), []).append(run["metrics"]["val_accuracy"])
+
+    def score(params: dict[str, Value]) -> float:
+        return statistics.mean(scores.get(json.dumps(params), [0.0]))
+
+    return {name: max(method.settings(), key=score) for name, method in methods.items()}
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean and half width of the 95 % interval of the mean, by Student's t."""
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.mean(values), float(half)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="file of the runs")
+    parser.add_argument("--seeds", type=int, default=8, help="final runs of each method")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
+    options = parser.parse_args()
+    methods = {name: METHODS[name] for name in {REFERENCE: None, **dict.fromkeys(options.methods)}}
+    results = Results(options.out)
+    settings = tuned(methods, results, options.jobs)
+    finals = results.complete(
+        (
+            {"params": params, "seed": seed, "final": True}
+            for params in settings.values()
+            for seed in range(options.seeds)
+        ),
+        options.jobs,
+    )
+    by_method: dict[str, list[Run]] = {
+        name: [run for run in finals if run["params"] == params]
+        for name, params in settings.items()
+    }
+    reference = [run["metrics"]["test_accuracy"] for run in by_method[REFERENCE]]
+    import torch
+
+    print(
+        f"{platform.machine()}, {options.jobs} processes of one thread, Python "
+        f"{platform.python_version()}, torch {torch.__version__}; tuning seeds "
+        f"{TUNING_SEEDS.start} to {TUNING_SEEDS.stop - 1}, final seeds 0 to {options.seeds - 1}; "
+        "95 % intervals by Student's t\n"
+    )
+    print(
+        "| method | rho | test accuracy, % | less SAM's, paired, % | counted cost | timed cost |\n"
+        "|---|---|---|---|---|---|"
+    )
+    for name, runs in by_method.items():
+        accuracy = [100 * run["metrics"]["test_accuracy"] for run in runs]
+        difference = [a - 100 * b for a, b in zip(accuracy, reference, strict=True)]
+        flops = runs[0]["metrics"].get("step_flops_ratio", math.nan)
+        timed = statistics.median(r["metrics"].get("step_time_ratio", math.nan) for r in runs)
+        mean, half = interval(accuracy)
+        gap, gap_half = interval(difference)
+        paired = "" if name == REFERENCE else f"{gap:+.2f} ± {gap_half:.2f}"
+        rho = runs[0]["params"].get("rho", "")
+        print(
+            f"| {name} | {rho} | {mean:.2f} ± {half:.2f} | {paired} | {flops:.2f} | {timed:.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
