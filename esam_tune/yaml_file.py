@@ -11,7 +11,7 @@ import yaml
 
 from esam_tune.errors import InputError
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 100_000
 MAX_DEPTH = 20
 
 # YAML 1.1 reads 5e-4 as a string; everyone who writes it means the number.

@@ -6,17 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 REPOSITORY = Path(__file__).parent.parent
 TEST_DATA = Path(__file__).parent
-
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def tiny_space(**changes: Any) -> dict[str, Any]:
@@ -55,19 +51,22 @@ def command_line(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "esam_tune.cli", *map(str, arguments)]
 
 
-def environment() -> dict[str, str]:
-    """This process' environment without what would redirect tracking."""
-    return {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+def environment(**changes: str) -> dict[str, str]:
+    """This process' environment without what would redirect tracking, and with changes."""
+    kept = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    return {**kept, **changes}
 
 
-def esam_tune(*arguments: object, timeout: float = 300.0) -> subprocess.CompletedProcess[str]:
+def esam_tune(
+    *arguments: object, timeout: float = 300.0, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run a verb to its end."""
     return subprocess.run(
         command_line(*arguments),
         capture_output=True,
         text=True,
         timeout=timeout,
-        env=environment(),
+        env=environment(**variables),
         cwd=REPOSITORY,
         check=False,
     )
@@ -80,8 +79,3 @@ def journal_events(storage: Path, study: str) -> list[dict[str, Any]]:
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     return [json.loads(line) for line in lines]
-
-
-@pytest.fixture
-def run_esam_tune() -> Command:
-    return esam_tune

@@ -9,7 +9,8 @@ import subprocess
 import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -327,10 +328,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_ui_serves_the_studys_store_on_loopback(study: Finished) -> None:
+@contextmanager
+def served(storage: Path) -> Iterator[str]:
+    """`esam-tune ui` on a storage for the time of the block; its address."""
     port = free_port()
     process = subprocess.Popen(
-        command_line("ui", "--storage", study.storage, "--port", port),
+        command_line("ui", "--storage", storage, "--port", port),
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -346,9 +349,26 @@ def test_ui_serves_the_studys_store_on_loopback(study: Finished) -> None:
 
     try:
         wait_for(answers, process)
-        client = MlflowClient(tracking_uri=address)
-        parent = client.get_run(study.document["parent_run_id"])
-        assert parent.info.run_name == "tiny"
+        yield address
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(30)
+
+
+def test_ui_serves_the_store_and_a_sweep_logs_to_a_server(study: Finished, tmp_path: Path) -> None:
+    with served(study.storage) as address:
+        client = MlflowClient(tracking_uri=address)
+        assert client.get_run(study.document["parent_run_id"]).info.run_name == "tiny"
+
+        space = write_space(tmp_path, name="remote", baselines=[], trials=1)
+        storage = tmp_path / "storage"
+        run = esam_tune("sweep", space, "--storage", storage, "--json", MLFLOW_TRACKING_URI=address)
+        assert run.returncode == 0, run.stderr
+        document = json.loads(run.stdout)
+        assert document["tracking_uri"] == address
+        assert not (storage / "mlflow.db").exists()
+        (trial,) = document["trials"]
+        history = client.get_metric_history(trial["mlflow_run_id"], "val_accuracy")
+        assert [point.step for point in history] == [1, 2]
+        names = {item.path for item in client.list_artifacts(document["parent_run_id"])}
+        assert names == {"space.yaml", "front.csv", "front.png", "chosen.yaml"}
