@@ -4,9 +4,13 @@
 #   make clean   removes what the two made
 
 PYTHON ?= python3
-VENV ?= .venv
+VENV := .venv
 BIN := $(VENV)/bin
-STORAGE ?= runs
+STORAGE := runs
+# pip builds this package in an environment of its own; both variables pin what it uses there.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
+
 # Each run of the target is a study of its own; name one with STUDY=... to resume or repeat it.
 STUDY ?= digits_noisy-$(shell date +%Y%m%d-%H%M%S)
 SWEEP_ARGS ?=
@@ -26,18 +30,19 @@ lint: $(BIN)/.installed-dev
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(STORAGE) build *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv runs build *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "esam-tune needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) \
+	  || { rm -rf $(VENV); echo "the venv module is missing: on Debian, apt install python3-venv"; exit 1; }
 
 $(BIN)/.installed: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	touch $@
 
 $(BIN)/.installed-dev: $(BIN)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@

@@ -25,7 +25,7 @@ from typing import Any
 
 from scipy import stats
 
-from esam_tune.config import Value, complete_params
+from esam_tune.config import Value, complete_params, trial_settings
 from esam_tune.study.space import load_space
 
 SPACE = Path(__file__).parent.parent / "search_spaces" / "digits_noisy.yaml"
@@ -63,15 +63,25 @@ METHODS: dict[str, Method] = {
     "SGD": Method(params={"optimizer": "sgd"}),
     "SAM": Method(params={"optimizer": "sam"}, rhos=(0.2, 0.35, 0.5, 0.7)),
     "ASAM": Method(params={"optimizer": "asam"}, rhos=(1.0, 2.0, 4.0, 8.0)),
-    "MSAM": Method(params={"optimizer": "msam"}, rhos=(1.0, 2.0, 3.0, 4.0)),
-    "LookSAM, every 5": Method(params={"optimizer": "looksam"}, rhos=(0.2, 0.5, 1.0, 2.0)),
+    "MSAM": Method(params={"optimizer": "msam"}, rhos=(1.5, 2.0, 2.5, 3.0)),
+    "LookSAM, every 5": Method(params={"optimizer": "looksam"}, rhos=(0.05, 0.1, 0.2, 0.5)),
     "ESAM exact 0.5/0.5": esam(0.5, 0.5, (0.1, 0.15, 0.2, 0.3)),
     "ESAM first order 0.5/0.5": esam(0.5, 0.5, (0.1, 0.15, 0.2, 0.3), selection="first_order"),
     "ESAM first order 0.5/0.5, every 2": esam(
         0.5, 0.5, (0.3, 0.5, 0.7, 1.0), selection="first_order", every=2
     ),
+    # The search for SAM's accuracy at a cost of 1.05 or less: few rows, few batches, or both.
     "ESAM first order 0.4/0.3": esam(0.4, 0.3, (0.05, 0.07, 0.1), selection="first_order"),
     "ESAM first order 0.3/0.25": esam(0.3, 0.25, (0.035, 0.05, 0.07), selection="first_order"),
+    "ESAM first order 0.4/0.4, every 2": esam(
+        0.4, 0.4, (0.35, 0.5, 0.7), selection="first_order", every=2
+    ),
+    "ESAM first order 0.4/0.3, every 2": esam(
+        0.4, 0.3, (0.2, 0.35, 0.5), selection="first_order", every=2
+    ),
+    "ESAM first order 0.5/0.5, every 7": esam(
+        0.5, 0.5, (0.7, 1.0, 1.5), selection="first_order", every=7
+    ),
 }
 
 
@@ -88,8 +98,6 @@ def train_once(params: dict[str, Value], seed: int, *, final: bool) -> dict[str,
 
     def report(metrics: dict[str, float], _state: object) -> None:
         last.update(metrics)
-
-    from esam_tune.config import trial_settings
 
     try:
         train(trial_settings(settings), report, read_test=final)

@@ -30,10 +30,11 @@ from ray import tune
 from rich.console import Console
 
 from esam_tune.study import cluster
+from esam_tune.study.preflight import SweepOptions
 from esam_tune.study.proposals import Proposals
 from esam_tune.study.space import Overrides, load_space
 from esam_tune.study.spec import StudySpec
-from esam_tune.study.sweep import SweepOptions, sweep
+from esam_tune.study.sweep import sweep
 from esam_tune.training import train
 from esam_tune.trial import RunRequest, run_in_group
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from esam_tune import __version__
-from esam_tune.errors import InputError, choose_from
+from esam_tune.config import COUNT, SEED, Domain
+from esam_tune.errors import InputError, RunFailedError, choose_from
 
 if TYPE_CHECKING:
     from esam_tune.pareto import Rule
@@ -39,22 +40,19 @@ class _Parser(argparse.ArgumentParser):
         return known, rest
 
 
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {text!r}")
-    return int(text)
+def _integer(domain: Domain) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        digits = text.isascii() and text.isdigit() and len(text) < 20
+        try:
+            return int(domain.check("", int(text) if digits else text))
+        except InputError as error:
+            raise argparse.ArgumentTypeError(f"{error.problem}; {error.remedy}") from None
+
+    return parse
 
 
-def _seed(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"must be an integer in [0, {2**31}), got {text!r}")
-    return int(text)
-
-
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) < 65536:
-        raise argparse.ArgumentTypeError(f"must be a port in [1, 65535], got {text!r}")
-    return int(text)
+_count, _seed = _integer(COUNT), _integer(SEED)
+_port = _integer(Domain(kind=int, low=1, high=65535))
 
 
 def _bound(text: str) -> tuple[str, float]:
@@ -158,6 +156,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"esam-tune: error: {error}", file=sys.stderr)  # noqa: T201
         return WRONG_INPUT
+    except RunFailedError as error:
+        print(f"esam-tune: {error}", file=sys.stderr)  # noqa: T201
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -180,8 +181,9 @@ def _sweep(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from esam_tune.study.closing import print_result
+    from esam_tune.study.preflight import SweepOptions
     from esam_tune.study.space import Overrides, load_space
-    from esam_tune.study.sweep import SweepOptions, sweep
+    from esam_tune.study.sweep import sweep
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=not sys.stderr.isatty())
     result = sweep(
@@ -231,7 +233,14 @@ def _pareto(options: argparse.Namespace) -> int:
     if options.export is not None:
         if picked is None:
             raise InputError("--export", "there is no trial to export", "loosen --max and --min")
-        export_settings(record, picked, options.export)
+        try:
+            export_settings(record, picked, options.export)
+        except OSError as error:
+            raise InputError(
+                "--export",
+                f"cannot write {str(options.export)!r} ({error.strerror})",
+                "choose another path",
+            ) from None
     if options.json:
         _print_json(document)
         return DONE
@@ -259,13 +268,13 @@ def _train(options: argparse.Namespace) -> int:
     progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     epochs = settings.training.epochs
 
-    def on_epoch(metrics: dict[str, float]) -> None:
+    def on_epoch(metrics: dict[str, float | None]) -> None:
         shown = ", ".join(
             f"{key} {format_metric(key, metrics[key])}"
             for key in ("train_loss", "val_loss", "val_accuracy", "test_accuracy")
             if key in metrics
         )
-        progress.print(f"epoch {int(metrics['epoch'])}/{epochs}  {shown}")
+        progress.print(f"epoch {metrics['epoch']:.0f}/{epochs}  {shown}")
 
     name = options.name or default_name(settings, options.storage)
     document = train_chosen(

@@ -31,9 +31,9 @@ class Domain:
         if math.isinf(self.low) and math.isinf(self.high):
             return what
         if math.isinf(self.high):
-            return f"{what} {'>' if self.low_open else '>='} {self.low:g}"
+            return f"{what} {'>' if self.low_open else '>='} {self.low:.10g}"
         left, right = "(" if self.low_open else "[", ")" if self.high_open else "]"
-        return f"{what} in {left}{self.low:g}, {self.high:g}{right}"
+        return f"{what} in {left}{self.low:.10g}, {self.high:.10g}{right}"
 
     def check(self, name: str, value: object) -> Value:
         """Return ``value`` in this domain's type.

@@ -1,4 +1,4 @@
-"""The one error a user's mistake raises."""
+"""Errors that the command line answers with one line: wrong input, and a run that failed."""
 
 import difflib
 from collections.abc import Iterable
@@ -25,6 +25,10 @@ class InputError(ValueError):
     def __reduce__(self) -> tuple[type["InputError"], tuple[str, str, str]]:
         """Survive the trip from a worker process (the message alone would not rebuild it)."""
         return InputError, (self.field, self.problem, self.remedy)
+
+
+class RunFailedError(RuntimeError):
+    """A run that was rightly asked for did not reach its end; exit code 1."""
 
 
 def choose_from(known: Iterable[str], received: object) -> str:

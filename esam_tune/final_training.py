@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from esam_tune.config import TrialSettings
-from esam_tune.errors import InputError
-from esam_tune.metrics import METRICS
+from esam_tune.errors import InputError, RunFailedError
+from esam_tune.metrics import reported
 from esam_tune.study import cluster
 from esam_tune.study.folder import check_storage
 from esam_tune.study.spec import describe_params
@@ -24,7 +24,7 @@ from esam_tune.trial import FAILURE, RunRequest, load_weights, run_here
 
 _log = logging.getLogger(__name__)
 
-OnEpoch = Callable[[dict[str, float]], None]
+OnEpoch = Callable[[dict[str, float | None]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,35 +61,33 @@ def train_chosen(
 
     Raises:
         InputError: for whatever can be seen to be wrong before anything starts.
-        RuntimeError: when the training failed.
+        RunFailedError: when the training did not reach its end; nothing is left behind.
     """
     uri = options.tracking_uri or local_uri(options.storage)
     _preflight(settings, options, uri)
     folder = (options.storage / "models" / options.name).absolute()
-    folder.mkdir(parents=True)
-    history: list[dict[str, float]] = []
+    history: list[dict[str, float | None]] = []
 
     def receive(report: dict[str, Any]) -> None:
         if FAILURE in report:
-            raise RuntimeError(f"training failed: {report[FAILURE]}")
-        metrics = {key: value for key, value in report.items() if key in METRICS}
-        history.append(metrics)
-        on_epoch(metrics)
+            raise RunFailedError(f"training failed: {report[FAILURE]}")
+        history.append(reported(report))
+        on_epoch(history[-1])
 
     request = RunRequest(
         settings=settings.to_dict(),
         run_id=options.name,
-        storage=str(folder / "ray"),
+        storage="",
         workers=options.workers,
-        threads=cluster.local_cores() if options.workers == 1 else 1,
         checkpoint_seconds=math.inf,
         read_test=True,
     )
     started = time.time()
-    if options.workers == 1:
-        weights = run_here(request, receive)
+    if options.workers == 1 and options.address is None:
+        weights = _train_here(request, receive)
     else:
-        weights = _train_on_cluster(request, options.address, receive, folder / "ray")
+        weights = _train_on_cluster(request, options.address, receive)
+    folder.mkdir(parents=True)
     _save_weights(weights, folder / "weights.pt")
     document = {
         "settings": settings.to_dict(),
@@ -148,21 +146,34 @@ def _preflight(settings: TrialSettings, options: TrainOptions, uri: str) -> None
     )
 
 
+def _train_here(request: RunRequest, receive: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    import torch
+
+    from esam_tune.training import DivergedError
+
+    gpus = 1.0 if torch.cuda.is_available() else 0.0
+    request = replace(request, threads=cluster.local_cores(), gpus_per_worker=gpus)
+    try:
+        return run_here(request, receive)
+    except DivergedError as error:
+        raise RunFailedError(f"training failed: {error}") from None
+
+
 def _train_on_cluster(
-    request: RunRequest,
-    address: str | None,
-    receive: Callable[[dict[str, Any]], None],
-    folder: Path,
+    request: RunRequest, address: str | None, receive: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
-    with cluster.connected(address, distributed=True) as resources:
+    with (
+        cluster.connected(address, distributed=True) as resources,
+        tempfile.TemporaryDirectory(prefix="esam-tune-") as scratch,
+    ):
         from esam_tune.study.runner import run_single
 
         placement = cluster.place(resources, request.workers, 1, "--workers")
-        request = replace(request, gpus_per_worker=placement.gpus_per_worker)
-        with run_single(request, folder, receive).as_directory() as kept:
-            weights = load_weights(kept)
-    shutil.rmtree(folder, ignore_errors=True)
-    return weights
+        request = replace(
+            request, gpus_per_worker=placement.gpus_per_worker, storage=f"{scratch}/groups"
+        )
+        with run_single(request, Path(scratch, "tune"), receive).as_directory() as kept:
+            return load_weights(kept)
 
 
 def _save_weights(weights: dict[str, Any], path: Path) -> None:

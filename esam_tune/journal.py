@@ -18,13 +18,14 @@ from esam_tune.errors import InputError
 Event = dict[str, Any]
 
 # Kinds of events.
-STUDY = "study"  # study_id, space, workers_per_trial, tracking_uri, versions; the first line
+# The first line: study_id, space, workers_per_trial, tracking_uri (null: in the storage), versions
+STUDY = "study"
 TRIAL_START = "trial_start"  # trial_id, params, baseline, label, optuna_number
 EPOCH = "epoch"  # trial_id, metrics
 CHECKPOINT = "checkpoint"  # trial_id, path
-TRIAL_END = "trial_end"  # trial_id, state, reason, metrics
+TRIAL_END = "trial_end"  # trial_id, state, reason
 STUDY_RESUME = "study_resume"  # another process goes on with the study
-STUDY_END = "study_end"  # state, artifacts, front, chosen
+STUDY_END = "study_end"  # state, artifacts, front, dominated, chosen
 BUDGET = "budget"  # space: with the budget that --resume asked for
 
 

@@ -1,5 +1,7 @@
 """Metric keys: each spelled once, with its unit and the direction that is better."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,6 +81,16 @@ METRICS: dict[str, Metric] = {
         ),
     )
 }
+
+
+def reported(values: Mapping[str, float]) -> dict[str, float | None]:
+    """The metrics among the values of a report, with null for what is not finite, as in JSON."""
+    return {
+        key: value if math.isfinite(value) else None
+        for key, value in values.items()
+        if key in METRICS
+    }
+
 
 COST_METRICS = (STEP_FLOPS_RATIO, STEP_TIME_RATIO)
 

@@ -90,7 +90,9 @@ ROOMS = (
     Room("journal", ("errors",), ()),
     Room("step_timer", ("optim", "tasks", "config", "metrics", "errors"), ("torch",)),
     Room("training", ("step_timer", "optim", "tasks", "config", "metrics", "errors"), ("torch",)),
-    Room("tracking", ("tracking", "journal", "config", "metrics", "errors"), ("mlflow",)),
+    Room(
+        "tracking", ("tracking", "journal", "config", "metrics", "errors"), ("mlflow", "sqlalchemy")
+    ),
 )
 
 # Library -> the only rooms that may import it.

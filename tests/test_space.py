@@ -125,7 +125,7 @@ def test_a_document_becomes_the_study_it_describes():
     }
     assert [b.label for b in spec.baselines] == ["SAM rho=0.050", "mine"]
     assert spec.baselines[1].params == {"optimizer": "sgd", "lr": 1.0}
-    assert spec.batch_sizes() == {16, 64}
+    assert spec.batch_sizes() == [("training.batch_size", 64), ("search.batch_size", 64)]
     assert (spec.accuracy_metric, spec.cost_metric) == ("val_accuracy", "step_flops_ratio")
     assert parse_space(spec.to_dict(), "other") == spec
 
@@ -150,7 +150,7 @@ def test_a_document_without_its_optional_parts_has_defaults():
         (space_document(trials=0), "trials", "must be an integer >= 1, got 0", "set it to"),
         (space_document(trials="many"), "trials", "must be an integer >= 1, got 'many'", "set"),
         (space_document(max_concurrent=0), "max_concurrent", "must be an integer >= 1", "set it"),
-        (space_document(seed=-1), "seed", "must be an integer in [0, 2.14748e+09], got -1", "set"),
+        (space_document(seed=-1), "seed", "must be an integer in [0, 2147483647], got -1", "set"),
         (space_document(description=3), "description", "must be text, got 3", "put it in quotes"),
         (space_document(name=5), "name", "must be 1 to 100 characters, got 5", "choose a short"),
         (space_document(name=""), "name", "must be 1 to 100 characters, got ''", "choose a short"),

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,13 @@ class Tracked:
     def write_end(self, **content):
         table = self.folder / "front.csv"
         table.write_text("trial_id\n")
-        end = {"state": "done", "artifacts": [str(table)], "front": ["0001"], "chosen": "0001"}
+        end = {
+            "state": "done",
+            "artifacts": [str(table)],
+            "front": ["0001"],
+            "dominated": ["0000"],
+            "chosen": "0001",
+        }
         self.study.writer.append(journal.STUDY_END, **end | content)
 
     def runs(self):
@@ -342,6 +349,9 @@ def test_a_final_training_is_a_run_of_its_own(tmp_path, empty_store):
         ("postgresql://host/db?user=me&password=secret", "postgresql://host/db"),
         ("sqlite:////tmp/a@b.db", "sqlite:////tmp/a@b.db"),
         ("plain", "plain"),
+        ("http://me:sec/ret@host", "(a URI that cannot be read)"),
+        ("http://me:pa?ss@host", "(a URI that cannot be read)"),
+        ("http://me:pa#ss@host", "(a URI that cannot be read)"),
     ],
 )
 def test_credentials_are_left_out(uri, shown):
@@ -356,9 +366,12 @@ def test_credentials_are_left_out(uri, shown):
         ("file:///tmp/runs", "got 'file:///tmp/runs'"),
         ("http://127.0.0.1:9", "no tracking server answers at 'http://127.0.0.1:9'"),
         ("http://user:secret@127.0.0.1:9", "no tracking server answers at 'http://127.0.0.1:9'"),
-        ("http://127.0.0.1:port", "no tracking server answers at 'http://127.0.0.1:port'"),
-        ("http://127.0.0.1:99999", "no tracking server answers at 'http://127.0.0.1:99999'"),
-        ("http://[bad", "'http://[bad'"),
+        ("http://127.0.0.1:port", "got '(a URI that cannot be read)'"),
+        ("http://127.0.0.1:99999", "got '(a URI that cannot be read)'"),
+        ("http://[bad", "got '(a URI that cannot be read)'"),
+        ("http://me:sec/ret@host", "got '(a URI that cannot be read)'"),
+        ("sqlite://", "no folder for"),
+        ("mysql+nothing://127.0.0.1:9/db", "needs a database driver"),
         ("sqlite:///no/such/folder/mlflow.db", "no folder for"),
         ("sqlite:////no/such/folder/mlflow.db", "no folder for"),
     ],
@@ -372,11 +385,36 @@ def test_a_store_that_cannot_be_reached_is_refused(uri, problem):
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_store_that_can_be_reached_passes(tmp_path):
-    import socket
+@pytest.fixture(params=[200, 401, 404, 500])
+def health(request):
+    """A server whose health check gives this status; its address and the status."""
 
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        check_uri(f"http://127.0.0.1:{server.getsockname()[1]}")
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(request.param if self.path == "/health" else 599)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", request.param
+        server.shutdown()
+        thread.join()
+
+
+def test_a_server_passes_when_it_is_healthy_or_asks_for_a_password(health):
+    address, status = health
+    if status in (200, 401):
+        check_uri(address)
+        return
+    with pytest.raises(InputError, match="no tracking server answers"):
+        check_uri(address)
+
+
+def test_a_database_file_that_can_be_made_passes(tmp_path):
     check_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert list(tmp_path.iterdir()) == []
 

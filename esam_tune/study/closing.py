@@ -11,6 +11,7 @@ from rich.console import Console
 from esam_tune.study.progress import front_table
 from esam_tune.study.results import DEFAULT_RULE
 from esam_tune.study.sweep import SweepResult
+from esam_tune.tracking.store import local_uri
 
 
 def print_result(result: SweepResult, console: Console, space: Path) -> None:
@@ -43,7 +44,12 @@ def print_result(result: SweepResult, console: Console, space: Path) -> None:
                 f"{command} pareto {folder.name} --max {record.spec.cost_metric}=1.4{storage}",
             ),
         ]
-    lines.append(("MLflow", f"{command} ui{storage}  ({record.tracking_uri})"))
+    uri = record.tracking_uri
+    if uri.startswith(("http://", "https://")):
+        lines.append(("MLflow", uri))
+    else:
+        own = uri == local_uri(folder.storage)
+        lines.append(("MLflow", f"{command} ui{storage if own else f' --tracking-uri {uri}'}"))
     for what, where in lines:
         console.print(f"{what + ':':14}{where}", markup=False, soft_wrap=True)
     if result.outcome == "failed":

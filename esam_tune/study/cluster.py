@@ -126,11 +126,15 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[Mapping[str
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray would let this variable, which a job's shell sets, overrule an address given here.
+    if address != "auto":
+        os.environ.pop("RAY_ADDRESS", None)
     import ray
 
     try:
         if address is None:
             ray.init(
+                address="local",
                 num_cpus=local_cores(),
                 include_dashboard=distributed,
                 dashboard_host="127.0.0.1",

@@ -6,8 +6,8 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,8 +57,12 @@ class StudyFolder:
         return self.path / "chosen.yaml"
 
     def exists(self) -> bool:
-        """Whether a study has been started here."""
-        return self.journal.exists()
+        """Whether a study has been started here: whether its journal holds a whole event."""
+        try:
+            with self.journal.open("rb") as file:
+                return file.readline().endswith(b"\n")
+        except OSError:
+            return False
 
     def new_tune_folder(self) -> Path:
         """A folder for Tune's files of one process, named by a count."""
@@ -90,9 +94,13 @@ class StudyFolder:
     def lock(self) -> Iterator[None]:
         """Hold the study for this process; the system lets go when the process dies.
 
+        Where no study comes of it, nothing is left behind.
+
         Raises:
             InputError: when another process holds it.
         """
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,7 +114,12 @@ class StudyFolder:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
-            yield
+            try:
+                yield
+            finally:
+                if not self.exists():
+                    (self.path / "lock").unlink(missing_ok=True)
+                    _remove_empty(made)
 
 
 def study_folder(storage: Path, name: str, field: str = "STUDY") -> StudyFolder:
@@ -126,6 +139,12 @@ def check_storage(storage: Path) -> None:
     Raises:
         InputError: naming ``--storage``.
     """
+    if "://" in str(storage) or ":/" in str(storage):
+        raise InputError(
+            "--storage",
+            f"must be a folder, got {str(storage)!r}",
+            "mount it, or use a local folder",
+        )
     made: list[Path] = []
     try:
         for folder in (*reversed(storage.absolute().parents), storage.absolute()):
@@ -141,5 +160,11 @@ def check_storage(storage: Path) -> None:
             "choose a folder you can write to",
         ) from None
     finally:
-        for folder in reversed(made):
+        _remove_empty(reversed(made))
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, innermost first, that nothing was put into meanwhile."""
+    for folder in folders:
+        with suppress(OSError):
             folder.rmdir()

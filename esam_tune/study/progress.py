@@ -14,7 +14,6 @@ from esam_tune import metrics as keys
 from esam_tune.study.record import StudyRecord, TrialRecord
 
 _REFRESH_SECONDS = 0.5
-_PLAIN_SECONDS = 15.0
 _SHORT = {
     keys.VAL_ACCURACY: "val acc",
     keys.STEP_FLOPS_RATIO: "FLOPs/SGD",

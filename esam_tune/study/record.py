@@ -17,6 +17,7 @@ from esam_tune.metrics import METRICS
 from esam_tune.pareto import Rule
 from esam_tune.study.space import parse_space
 from esam_tune.study.spec import StudySpec
+from esam_tune.tracking.store import local_uri
 
 _UNBOUNDED: Mapping[str, float] = MappingProxyType({})
 
@@ -85,7 +86,8 @@ class StudyRecord:
                 if event["event"] != journal.STUDY:
                     raise journal.JournalError(path, "does not begin with a study")
                 spec = parse_space(event["space"], default_name=path.parent.name)
-                record = cls(spec, event["workers_per_trial"], event["tracking_uri"])
+                uri = event["tracking_uri"] or local_uri(path.parent.parent)
+                record = cls(spec, event["workers_per_trial"], uri)
             record.apply(event)
         if record is None:
             raise journal.JournalError(path, "is empty")

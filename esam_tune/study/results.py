@@ -73,16 +73,11 @@ def export_settings(record: StudyRecord, trial: TrialRecord, path: Path) -> None
     """Write a trial's settings file.
 
     Raises:
-        InputError: when the file cannot be written.
+        OSError: when the file cannot be written.
     """
     settings = record.chosen_document(trial)["settings"]
     comment = f"{trial.label}: trial {trial.trial_id} of study {record.spec.name}"
-    try:
-        write_yaml(path, settings, comment)
-    except OSError as error:
-        raise InputError(
-            "--export", f"cannot write {str(path)!r} ({error.strerror})", "choose another path"
-        ) from None
+    write_yaml(path, settings, comment)
 
 
 def front_csv(record: StudyRecord) -> str:

@@ -13,8 +13,9 @@ from ray.tune.search import Searcher
 from esam_tune import journal
 from esam_tune import metrics as keys
 from esam_tune.config import Value
+from esam_tune.errors import RunFailedError
 from esam_tune.journal import Event, Journal
-from esam_tune.metrics import METRICS
+from esam_tune.metrics import reported
 from esam_tune.study.proposals import Proposals
 from esam_tune.study.record import State, StudyRecord, TrialRecord
 from esam_tune.study.spec import describe_params
@@ -71,19 +72,16 @@ class StudyRun:
         return None
 
     def report(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Record an epoch; one that an earlier process already recorded is passed over."""
+        """Record an epoch; one that an earlier process already recorded is passed over.
+
+        A worker group that lost its driver may go on an epoch ahead of what was passed on.
+        """
         if FAILURE in result:
             self._failures[trial_id] = result[FAILURE]
             return
         trial = self.record.trials[trial_id]
-        if keys.EPOCH not in result or int(result[keys.EPOCH]) != trial.epochs + 1:
-            return
-        metrics = {
-            key: value if math.isfinite(value) else None
-            for key, value in result.items()
-            if key in METRICS
-        }
-        self._append(journal.EPOCH, trial_id=trial_id, metrics=metrics)
+        if int(result.get(keys.EPOCH, 0)) > trial.epochs:
+            self._append(journal.EPOCH, trial_id=trial_id, metrics=reported(result))
         if CHECKPOINT_PATH in result:
             self.checkpoint(trial_id, result[CHECKPOINT_PATH])
 
@@ -143,11 +141,8 @@ class StudyRun:
 
 
 def _newest(checkpoints: list[str]) -> str | None:
-    """The newest checkpoint whose folder is still there; a URI is taken at its word."""
-    for path in reversed(checkpoints):
-        if "://" in path or Path(path).is_dir():
-            return path
-    return None
+    """The newest checkpoint whose folder is still there."""
+    return next((path for path in reversed(checkpoints) if Path(path).is_dir()), None)
 
 
 class _StudySearcher(Searcher):
@@ -248,15 +243,18 @@ def run_trials(
 def run_single(
     request: RunRequest, folder: Path, receive: Callable[[dict[str, Any]], None]
 ) -> tune.Checkpoint:
-    """Run one request on a worker group, outside any study.
+    """Run one request on the connected cluster, outside any study.
 
     Args:
-        request: of two or more workers, with ``read_test``.
+        request: with ``read_test``.
         folder: for Tune's files.
         receive: takes each report; what it raises ends the run.
 
     Returns:
         The last checkpoint.
+
+    Raises:
+        RunFailedError: when the run did not reach its end.
     """
     kept: list[str] = []
 
@@ -268,7 +266,19 @@ def run_single(
                 kept.append(result[CHECKPOINT_PATH])
             receive(result)
 
+        def on_checkpoint(
+            self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
+        ) -> None:
+            kept.append(checkpoint.path)
+
+        def on_trial_error(
+            self, iteration: int, trials: list[Any], trial: Any, **info: Any
+        ) -> None:
+            raise RunFailedError(_reason(trial))
+
     _tune(request, folder, tune.TuneConfig(), Forward(), param_space=request.to_dict())
+    if not kept:
+        raise RunFailedError("the run ended without its last checkpoint")
     return tune.Checkpoint(kept[-1])
 
 

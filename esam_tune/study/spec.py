@@ -93,17 +93,20 @@ class StudySpec:
         """The objective that picks and pictures minimise."""
         return next(key for key, direction in self.objectives.items() if direction == "min")
 
-    def batch_sizes(self) -> set[int]:
-        """Batch sizes that trials may use; of a range its ends."""
-        sizes = {self.training.batch_size}
-        sizes |= {int(b.params["batch_size"]) for b in self.baselines if "batch_size" in b.params}
+    def batch_sizes(self) -> list[tuple[str, int]]:
+        """Batch sizes that trials may use, each with the field that asks for it."""
+        sizes = [("training.batch_size", self.training.batch_size)]
         searched = self.dimensions.get("batch_size")
         if isinstance(searched, Choice):
-            sizes |= {int(value) for value in searched.choices}
+            sizes += [("search.batch_size", int(value)) for value in searched.choices]
         elif searched is not None:
-            sizes |= {int(searched.low), int(searched.high)}
+            sizes.append(("search.batch_size", int(searched.high)))
         if "batch_size" in self.fixed:
-            sizes.add(int(self.fixed["batch_size"]))
+            sizes.append(("search.batch_size", int(self.fixed["batch_size"])))
+        for index, baseline in enumerate(self.baselines):
+            if "batch_size" in baseline.params:
+                field = f"baselines[{index}].batch_size"
+                sizes.append((field, int(baseline.params["batch_size"])))
         return sizes
 
     def settings(self, params: Mapping[str, Value], origin: Mapping[str, Any]) -> TrialSettings:

@@ -79,15 +79,17 @@ def symmetric_noise(labels: Tensor, num_classes: int, share: float, seed: int) -
     return noisy
 
 
-def check_batch_size(batch_size: int, workers: int, train: Split) -> None:
+def check_batch_size(
+    batch_size: int, workers: int, train: Split, field: str = "training.batch_size"
+) -> None:
     """Require that the batch fits the data and divides evenly over the workers.
 
     Raises:
-        InputError: naming ``training.batch_size``.
+        InputError: naming the field.
     """
     if batch_size > len(train):
         raise InputError(
-            "training.batch_size",
+            field,
             f"must be at most the {len(train)} training samples, got {batch_size}",
             "use a smaller batch",
         )

@@ -188,6 +188,11 @@ class Tracker:
             self._end_trial(event)
         elif kind == journal.STUDY_RESUME:
             self._client.update_run(self.cursor.parent_run_id, status="RUNNING")
+        elif kind == journal.BUDGET:
+            self._client.log_dict(self.cursor.parent_run_id, event["space"], "space.yaml")
+            self._client.set_tag(
+                self.cursor.parent_run_id, "esam_tune.trials", str(event["space"]["trials"])
+            )
         elif kind == journal.STUDY_END:
             self._end_study(event)
 
@@ -254,8 +259,9 @@ class Tracker:
         for path in event["artifacts"]:
             self._client.log_artifact(parent, path)
         for trial_id, run_id in self.cursor.run_ids.items():
-            on_front = "front" if trial_id in event["front"] else "dominated"
-            self._client.set_tag(run_id, "esam_tune.pareto", on_front)
+            for place in ("front", "dominated"):
+                if trial_id in event[place]:
+                    self._client.set_tag(run_id, "esam_tune.pareto", place)
         if event["chosen"]:
             self._client.set_tag(parent, "esam_tune.chosen", event["chosen"])
         status = {"done": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[event["state"]]

@@ -1,8 +1,11 @@
 """The tracking store: its address, whether it answers, and how records are put into it."""
 
+import http.client
 import os
 import socket
+import urllib.error
 import urllib.parse
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ EXPERIMENT = "esam-tune"
 BATCH = 500  # metrics a request; MLflow takes 1,000
 VALUE_LENGTH = 500  # characters of a parameter or tag
 _CONNECT_SECONDS = 3.0
+_UNREADABLE = "(a URI that cannot be read)"
 _SERVER_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
 
 
@@ -33,6 +37,8 @@ def experiment(client: Any, artifact_root: Path | None) -> str:
     """Id of the experiment that holds every run of this project, made when missing."""
     known = client.get_experiment_by_name(EXPERIMENT)
     if known is not None:
+        if known.lifecycle_stage == "deleted":
+            client.restore_experiment(known.experiment_id)
         return str(known.experiment_id)
     location = None if artifact_root is None else (artifact_root.resolve() / EXPERIMENT).as_uri()
     # Without its kind the user interface would show the experiment as one of language models.
@@ -76,34 +82,74 @@ def check_uri(uri: str) -> None:
     Raises:
         InputError: naming ``--tracking-uri``.
     """
-    scheme, separator, rest = uri.partition("://")
     shown = without_credentials(uri)
-    if not separator or scheme not in (*_SERVER_PORTS, "sqlite"):
+    scheme = uri.partition("://")[0].lower()
+    kind = scheme.partition("+")[0]
+    if "://" not in uri or shown == _UNREADABLE or kind not in (*_SERVER_PORTS, "sqlite"):
         raise InputError(
             "--tracking-uri",
             f"must be a {', '.join(_SERVER_PORTS)} or sqlite URI, got {shown!r}",
             "write http://HOST:PORT or sqlite:////ABSOLUTE/FILE.db",
         )
-    if scheme == "sqlite":
-        if not Path(rest[1:]).absolute().parent.is_dir():
-            raise InputError("--tracking-uri", f"no folder for {shown!r}", "create it")
-        return
     try:
+        if kind in ("http", "https"):
+            _ask(uri)
+            return
+        _require_driver(uri)
+        if kind == "sqlite":
+            path = urllib.parse.urlsplit(uri).path[1:]
+            if not path or not Path(path).absolute().parent.is_dir():
+                raise InputError("--tracking-uri", f"no folder for {shown!r}", "create it")
+            return
         parts = urllib.parse.urlsplit(uri)
-        where = (parts.hostname or "", parts.port or _SERVER_PORTS[scheme])
+        where = (parts.hostname or "", parts.port or _SERVER_PORTS[kind])
         socket.create_connection(where, timeout=_CONNECT_SECONDS).close()
-    except (OSError, ValueError) as error:
+    except (OSError, http.client.HTTPException) as error:
         raise InputError(
             "--tracking-uri",
-            f"no tracking server answers at {shown!r} ({error})",
+            f"no tracking server answers at {shown!r} ({getattr(error, 'reason', error)})",
             "start it, or leave the option out to log into the storage",
         ) from None
 
 
+def _ask(uri: str) -> None:
+    """Require that MLflow's health check answers; being asked for a password is an answer."""
+    parts = urllib.parse.urlsplit(uri)
+    bare = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/health"
+    try:
+        urllib.request.urlopen(bare, timeout=_CONNECT_SECONDS).close()  # noqa: S310 - http(s) alone
+    except urllib.error.HTTPError as error:
+        if error.code not in (401, 403):
+            raise
+
+
+def _require_driver(uri: str) -> None:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        make_url(uri).get_dialect().import_dbapi()
+    except (SQLAlchemyError, ImportError) as error:
+        raise InputError(
+            "--tracking-uri",
+            f"{without_credentials(uri)!r} needs a database driver ({str(error).splitlines()[0]})",
+            "install it, or name an MLflow server",
+        ) from None
+
+
 def without_credentials(uri: str) -> str:
-    """The URI with user, password and query, which may hold either, left out."""
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
+    """The URI with user, password and query, which may hold either, left out.
+
+    One that cannot be taken apart for certain is not shown at all.
+    """
+    if "://" not in uri:
         return uri
-    authority, slash, path = rest.partition("?")[0].partition("/")
-    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
+    try:
+        parts = urllib.parse.urlsplit(uri)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return _UNREADABLE
+    if host and "@" in parts.path + parts.query + parts.fragment:
+        return _UNREADABLE
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{parts.path}"

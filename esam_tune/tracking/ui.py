@@ -35,7 +35,9 @@ def serve_ui(uri: str, artifact_root: Path | None, port: int) -> None:
     root = [] if artifact_root is None else ["--default-artifact-root", artifact_root.as_uri()]
     sys.stdout.write(f"MLflow UI: http://127.0.0.1:{port}  (Ctrl-C ends it)\n")
     sys.stdout.flush()
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, *root]
+    # Through the environment: a command line, with its credentials, is everyone's to see.
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    command = [sys.executable, "-m", "mlflow", "ui", *root]
     # Becoming the server, rather than starting it, hands it the terminal's signals.
     os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port)])  # noqa: S606
