@@ -85,7 +85,9 @@ METHODS: dict[str, Method] = {
 }
 
 
-def train_once(params: dict[str, Value], seed: int, *, final: bool) -> dict[str, float]:
+def train_once(
+    params: dict[str, Value], seed: int, split_seed: int, *, final: bool
+) -> dict[str, float]:
     """The last epoch's metrics of one run, on one thread."""
     import torch
 
@@ -95,6 +97,7 @@ def train_once(params: dict[str, Value], seed: int, *, final: bool) -> dict[str,
     last: dict[str, float] = {}
     spec = load_space(SPACE)
     settings = {**spec.settings(params, {}).to_dict(), "seed": seed}
+    settings["task"]["split_seed"] = split_seed
 
     def report(metrics: dict[str, float], _state: object) -> None:
         last.update(metrics)
@@ -109,8 +112,9 @@ def train_once(params: dict[str, Value], seed: int, *, final: bool) -> dict[str,
 class Results:
     """Finished runs in a file of one JSON object a line."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, split_seed: int) -> None:
         self._path = path
+        self._split_seed = split_seed
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         self._runs = {self._key(run): run for run in map(json.loads, lines)}
 
@@ -128,7 +132,9 @@ class Results:
             self._path.open("a", encoding="utf-8") as file,
         ):
             waiting = {
-                pool.submit(train_once, run["params"], run["seed"], final=run["final"]): run
+                pool.submit(
+                    train_once, run["params"], run["seed"], self._split_seed, final=run["final"]
+                ): run
                 for run in missing.values()
             }
             for future in as_completed(waiting):
@@ -171,10 +177,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file of the runs")
     parser.add_argument("--seeds", type=int, default=8, help="final runs of each method")
     parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--split-seed", type=int, default=0, help="one file each")
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     options = parser.parse_args()
     methods = {name: METHODS[name] for name in {REFERENCE: None, **dict.fromkeys(options.methods)}}
-    results = Results(options.out)
+    results = Results(options.out, options.split_seed)
     settings = tuned(methods, results, options.jobs)
     finals = results.complete(
         (
@@ -194,7 +201,8 @@ def main() -> None:
     print(
         f"{platform.machine()}, {options.jobs} processes of one thread, Python "
         f"{platform.python_version()}, torch {torch.__version__}; tuning seeds "
-        f"{TUNING_SEEDS.start} to {TUNING_SEEDS.stop - 1}, final seeds 0 to {options.seeds - 1}; "
+        f"{TUNING_SEEDS.start} to {TUNING_SEEDS.stop - 1}, final seeds 0 to {options.seeds - 1}, "
+        f"split seed {options.split_seed}; "
         "95 % intervals by Student's t\n"
     )
     print(
