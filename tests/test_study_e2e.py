@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from conftest import (
     write_space,
 )
 from mlflow import MlflowClient
+from ray.cluster_utils import Cluster
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.slow]
 
@@ -206,17 +208,24 @@ def test_resume_with_another_space_is_refused(study: Finished, tmp_path: Path) -
 
 
 def stop_and_resume(tmp_path: Path, stop: signal.Signals, **changes: Any) -> tuple[int, Finished]:
-    """Stop a study after its second trial, resume it; the first exit code and what came of it."""
+    """Stop a study after its second trial, resume it; the first exit code and what came of it.
+
+    SIGINT goes to the whole process group, as a terminal's Ctrl-C does.
+    """
     space, storage = write_space(tmp_path, **changes), tmp_path / "storage"
     process = subprocess.Popen(
         command_line("sweep", space, "--storage", storage),
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         wait_for(lambda: ended(storage) >= 2, process)
-        process.send_signal(stop)
+        if stop == signal.SIGINT:
+            os.killpg(process.pid, stop)
+        else:
+            process.send_signal(stop)
         code = process.wait(60)
     finally:
         process.kill()
@@ -256,11 +265,17 @@ def without_times(document: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return Finished(tmp_path_factory.mktemp("undisturbed"), max_concurrent=1)
+
+
+@pytest.mark.parametrize(
+    ("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
 def test_a_stopped_study_resumes_to_what_it_would_have_been(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, stop: signal.Signals, code: int
+    tmp_path: Path, undisturbed: Finished, stop: signal.Signals, code: int
 ) -> None:
-    undisturbed = Finished(tmp_path_factory.mktemp("undisturbed"), max_concurrent=1)
     exited, resumed = stop_and_resume(tmp_path, stop, max_concurrent=1)
     assert exited == code
     assert without_times(resumed.document) == without_times(undisturbed.document)
@@ -320,6 +335,45 @@ def test_two_workers_train_the_same_loop_on_a_worker_group(tmp_path: Path) -> No
     for trial in document["trials"]:
         history = client.get_metric_history(trial["mlflow_run_id"], "val_accuracy")
         assert [point.step for point in history] == [1, 2]
+
+
+def test_train_on_two_workers_reads_the_test_split_once(study: Finished, tmp_path: Path) -> None:
+    settings = study.storage / "tiny" / "chosen.yaml"
+    run = esam_tune("train", settings, "--storage", tmp_path / "runs", "--workers", 2, "--json")
+    assert run.returncode == 0, run.stderr
+    result = json.loads(run.stdout)
+    assert result["workers"] == 2
+    assert [("test_accuracy" in metrics) for metrics in result["history"]] == [False, True]
+    assert Path(result["weights"]).exists()
+
+
+def test_a_training_that_diverges_exits_1_and_leaves_nothing(
+    study: Finished, tmp_path: Path
+) -> None:
+    settings = yaml.safe_load((study.storage / "tiny" / "chosen.yaml").read_text())
+    settings["training"]["lr"] = settings["params"]["lr"] = 1e30
+    (tmp_path / "wild.yaml").write_text(yaml.safe_dump(settings))
+    run = esam_tune("train", tmp_path / "wild.yaml", "--storage", tmp_path / "runs", "--json")
+    assert run.returncode == 1
+    assert run.stdout == ""
+    assert run.stderr.splitlines()[-1].startswith("esam-tune: training failed: training loss is")
+    assert not (tmp_path / "runs" / "models").exists()
+
+
+def test_a_running_cluster_is_used_and_its_size_respected(tmp_path: Path) -> None:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    try:
+        space = write_space(tmp_path, baselines=[], trials=1)
+        where = ("--storage", tmp_path / "storage", "--address", cluster.address)
+        run = esam_tune("sweep", space, *where, "--json", RAY_ADDRESS="127.0.0.1:9")
+        assert run.returncode == 0, run.stderr
+        assert [t["state"] for t in json.loads(run.stdout)["trials"]] == ["complete"]
+        run = esam_tune("sweep", space, *where, "--name", "wide", "--workers-per-trial", 3)
+        assert run.returncode == 2
+        assert "--workers-per-trial: must be at most 2" in run.stderr
+        assert not (tmp_path / "storage" / "wide").exists()
+    finally:
+        cluster.shutdown()
 
 
 def free_port() -> int:

@@ -1,0 +1,121 @@
+"""One run in this process: what it emits, and that it goes on from a checkpoint."""
+
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from esam_tune import step_timer, trial
+from esam_tune.training import DivergedError
+from esam_tune.trial import RunRequest, describe, load_weights, run_here
+
+torch.set_num_threads(1)
+
+TIMED = ("step_time_ratio", "epoch_seconds", "images_per_second")
+
+
+@pytest.fixture(autouse=True)
+def few_timed_steps(monkeypatch):
+    monkeypatch.setattr(step_timer, "_PAIRS", 4)
+
+
+def request_for(**changes):
+    settings = {
+        "task": {"dataset": "digits", "model": "small_cnn", "label_noise": 0.4},
+        "training": {"epochs": 3, "batch_size": 256, "lr": 0.05},
+        "params": {"optimizer": "esam"},
+    }
+    return RunRequest(
+        **{"settings": settings, "run_id": "run", "storage": "", "checkpoint_seconds": 0.0}
+        | changes
+    )
+
+
+def emitted(run, keep_in, own_checkpoint=None):
+    """Metrics of each report, and where its checkpoint was kept."""
+    reports = []
+
+    def emit(metrics, folder):
+        kept = None
+        if folder:
+            kept = shutil.copytree(folder, keep_in / f"epoch-{metrics['epoch']}")
+        reports.append((metrics, kept))
+
+    trial._run(run, emit, own_checkpoint, rank=0, device=torch.device("cpu"))
+    return reports
+
+
+def untimed(reports):
+    return [{k: v for k, v in metrics.items() if k not in TIMED} for metrics, _ in reports]
+
+
+def test_every_epoch_but_the_last_of_a_search_keeps_a_checkpoint_when_one_is_due(tmp_path):
+    reports = emitted(request_for(), tmp_path)
+    assert [metrics["epoch"] for metrics, _ in reports] == [1, 2, 3]
+    assert [kept is not None for _, kept in reports] == [True, True, False]
+
+
+def test_no_checkpoint_is_due_before_its_time(tmp_path):
+    reports = emitted(request_for(checkpoint_seconds=1e9), tmp_path)
+    assert [kept for _, kept in reports] == [None, None, None]
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_run_goes_on_from_a_checkpoint_as_if_undisturbed(tmp_path, epoch):
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    whole = emitted(request_for(), tmp_path / "first")
+    resumed = emitted(request_for(resume_from=str(whole[epoch - 1][1])), tmp_path / "second")
+    assert [metrics["epoch"] for metrics, _ in resumed] == list(range(epoch + 1, 4))
+    assert untimed(resumed) == untimed(whole)[epoch:]
+
+
+def test_the_checkpoint_of_the_same_attempt_comes_before_an_earlier_ones(tmp_path):
+    from ray.train import Checkpoint
+
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    whole = emitted(request_for(), tmp_path / "first")
+    own = Checkpoint(str(whole[1][1]))
+    run = request_for(resume_from=str(whole[0][1]))
+    assert [m["epoch"] for m, _ in emitted(run, tmp_path / "second", own)] == [3]
+
+
+def test_a_final_run_keeps_its_last_state_and_reads_the_test_split(tmp_path):
+    (*_, (metrics, kept)) = emitted(request_for(read_test=True), tmp_path)
+    assert 0.0 <= metrics["test_accuracy"] <= 1.0
+    weights = run_here(request_for(read_test=True), lambda metrics: None)
+    assert weights.keys() == load_weights(kept).keys()
+    assert all(torch.equal(value, weights[key]) for key, value in load_weights(kept).items())
+
+
+class Anything:
+    """What a foreign file may hold: unpickling it would run its code."""
+
+
+def test_a_foreign_file_is_no_checkpoint(tmp_path):
+    torch.save({"model": Anything()}, tmp_path / "state-0.pt")
+    with pytest.raises(pickle.UnpicklingError, match=r"(?i)weights.only"):
+        load_weights(tmp_path)
+
+
+def test_a_run_here_raises_what_ends_it():
+    run = request_for()
+    run.settings["training"]["lr"] = 1e30
+    with pytest.raises(DivergedError, match="epoch 1"):
+        run_here(run, lambda metrics: None)
+
+
+def test_a_request_survives_as_plain_values():
+    run = request_for(resume_from="there", workers=2)
+    assert RunRequest(**run.to_dict()) == run
+
+
+def test_a_failure_is_described_by_its_cause_in_one_line():
+    wrapper = RuntimeError("the wrapper")
+    wrapper.__cause__ = ValueError("a traceback\nthe reason")
+    assert describe(wrapper) == "ValueError: the reason"
+    assert describe(KeyError()) == "KeyError: no message"
+    assert "\n" not in describe(OSError(28, "No space left", str(Path("x"))))
