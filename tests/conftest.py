@@ -58,7 +58,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def esam_tune(
-    *arguments: object, timeout: float = 300.0, **variables: str
+    *arguments: object, timeout: float = 600.0, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a verb to its end."""
     return subprocess.run(

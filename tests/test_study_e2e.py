@@ -324,9 +324,7 @@ def test_a_study_whose_trials_all_fail_exits_1(tmp_path: Path) -> None:
 def test_two_workers_train_the_same_loop_on_a_worker_group(tmp_path: Path) -> None:
     space = write_space(tmp_path, baselines=[{"label": "SGD", "optimizer": "sgd"}], trials=1)
     storage = tmp_path / "storage"
-    run = esam_tune(
-        "sweep", space, "--storage", storage, "--workers-per-trial", 2, "--json", timeout=280
-    )
+    run = esam_tune("sweep", space, "--storage", storage, "--workers-per-trial", 2, "--json")
     assert run.returncode == 0, run.stderr
     document = json.loads(run.stdout)
     assert [t["state"] for t in document["trials"]] == ["complete", "complete"]
@@ -368,7 +366,7 @@ def test_a_running_cluster_is_used_and_its_size_respected(tmp_path: Path) -> Non
         run = esam_tune("sweep", space, *where, "--json", RAY_ADDRESS="127.0.0.1:9")
         assert run.returncode == 0, run.stderr
         assert [t["state"] for t in json.loads(run.stdout)["trials"]] == ["complete"]
-        run = esam_tune("sweep", space, *where, "--name", "wide", "--workers-per-trial", 3)
+        run = esam_tune("sweep", space, *where, "--name", "wide", "--workers-per-trial", 4)
         assert run.returncode == 2
         assert "--workers-per-trial: must be at most 2" in run.stderr
         assert not (tmp_path / "storage" / "wide").exists()

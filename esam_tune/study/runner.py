@@ -256,30 +256,38 @@ def run_single(
     Raises:
         RunFailedError: when the run did not reach its end.
     """
-    kept: list[str] = []
-
-    class Forward(tune.Callback):
-        def on_trial_result(
-            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-        ) -> None:
-            if CHECKPOINT_PATH in result:
-                kept.append(result[CHECKPOINT_PATH])
-            receive(result)
-
-        def on_checkpoint(
-            self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
-        ) -> None:
-            kept.append(checkpoint.path)
-
-        def on_trial_error(
-            self, iteration: int, trials: list[Any], trial: Any, **info: Any
-        ) -> None:
-            raise RunFailedError(_reason(trial))
-
-    _tune(request, folder, tune.TuneConfig(), Forward(), param_space=request.to_dict())
-    if not kept:
+    follower = _Follower(receive)
+    _tune(request, folder, tune.TuneConfig(), follower, param_space=request.to_dict())
+    if not follower.checkpoints:
         raise RunFailedError("the run ended without its last checkpoint")
-    return tune.Checkpoint(kept[-1])
+    return tune.Checkpoint(follower.checkpoints[-1])
+
+
+class _Follower(tune.Callback):
+    """Passes a single run's reports on and notes its checkpoints."""
+
+    def __init__(self, receive: Callable[[dict[str, Any]], None]) -> None:
+        self._receive = receive
+        self.checkpoints: list[str] = []
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if CHECKPOINT_PATH in result:
+            self.checkpoints.append(result[CHECKPOINT_PATH])
+        self._receive(result)
+
+    def on_checkpoint(
+        self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
+    ) -> None:
+        self.checkpoints.append(checkpoint.path)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        raise RunFailedError(f"training failed: {_reason(trial)}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the receiver out of Tune's own snapshots, which are never read."""
+        return {}
 
 
 def _tune(
