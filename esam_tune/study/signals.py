@@ -9,9 +9,16 @@ from types import FrameType
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[list[signal.Signals]]:
-    """Collect the first SIGINT or SIGTERM; a second one takes its default effect at once."""
-    received: list[signal.Signals] = []
+def stop_on_signals(
+    received: list[signal.Signals] | None = None,
+) -> Iterator[list[signal.Signals]]:
+    """Collect the first SIGINT or SIGTERM; a second one takes its default effect at once.
+
+    Args:
+        received: of an outer block, to go on collecting into it after something else, such as
+            Ray's start, has put handlers of its own in place.
+    """
+    received = [] if received is None else received
     watched = (signal.SIGINT, signal.SIGTERM)
 
     def note(number: int, _frame: FrameType | None) -> None:

@@ -70,7 +70,10 @@ def sweep(
     with stop_on_signals() as stop, plan.folder.lock():
         # Another process may have made or ended the study between the check and the lock.
         plan = preflight(space, overrides, options)
-        with cluster.connected(options.address, distributed=plan.workers > 1) as found:
+        with (
+            cluster.connected(options.address, distributed=plan.workers > 1) as found,
+            stop_on_signals(stop),
+        ):
             placement = cluster.place(found, plan.workers, plan.spec.max_concurrent)
             return _run(plan, options, placement, stop, console)
 
