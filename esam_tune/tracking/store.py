@@ -41,9 +41,7 @@ def experiment(client: Any, artifact_root: Path | None) -> str:
             client.restore_experiment(known.experiment_id)
         return str(known.experiment_id)
     location = None if artifact_root is None else (artifact_root.resolve() / EXPERIMENT).as_uri()
-    # Without its kind the user interface would show the experiment as one of language models.
-    kind = {"mlflow.experimentKind": "custom_model_development"}
-    return str(client.create_experiment(EXPERIMENT, artifact_location=location, tags=kind))
+    return str(client.create_experiment(EXPERIMENT, artifact_location=location))
 
 
 def log_params(client: Any, run_id: str, params: Mapping[str, Any]) -> None:
