@@ -1,0 +1,111 @@
+"""What the verbs' arguments share: the parser, number and address options, JSON output."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from esam_tune.config import COUNT, SEED, Domain
+from esam_tune.errors import InputError, choose_from
+
+DONE, FAILED, WRONG_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+Run = Callable[[argparse.Namespace], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a mistake with one line on stderr and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the mistake and exit."""
+        self.exit(WRONG_INPUT, f"{self.prog}: error: {message}\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Answer an unknown argument with the nearest known one."""
+        known, rest = super().parse_known_args(args, namespace)
+        if rest:
+            options = [option for action in self._actions for option in action.option_strings]
+            remedy = choose_from(options, rest[0]) if rest[0].startswith("-") else "remove it"
+            self.error(f"{rest[0]}: unknown argument; {remedy}")
+        return known, rest
+
+
+def integer(domain: Domain) -> Callable[[str], int]:
+    """Parser of an option that takes a whole number within a domain."""
+
+    def parse(text: str) -> int:
+        digits = text.isascii() and text.isdigit() and len(text) < 20
+        try:
+            return int(domain.check("", int(text) if digits else text))
+        except InputError as error:
+            raise argparse.ArgumentTypeError(f"{error.problem}; {error.remedy}") from None
+
+    return parse
+
+
+count, seed = integer(COUNT), integer(SEED)
+port = integer(Domain(kind=int, low=1, high=65535))
+
+
+def bound(text: str) -> tuple[str, float]:
+    """Parse ``METRIC=NUMBER``."""
+    metric, equals, number = text.partition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = float("nan")
+    if not equals or value != value or value in (float("inf"), float("-inf")):
+        raise argparse.ArgumentTypeError(
+            f"must be METRIC=NUMBER such as step_flops_ratio=1.4, got {text!r}"
+        )
+    return metric, value
+
+
+def add_verb(verbs: Any, name: str, run: Run, text: str) -> Parser:
+    """A verb's own parser, with the option every verb has."""
+    made: Parser = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+    made.set_defaults(run=run)
+    made.add_argument(
+        "--storage",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="folder of all studies (default: runs)",
+    )
+    return made
+
+
+def add_address(parser: Parser) -> None:
+    """Add ``--address``."""
+    parser.add_argument("--address", metavar="RAY", help="HOST:PORT or auto: a running Ray cluster")
+
+
+def add_tracking_uri(parser: Parser) -> None:
+    """Add ``--tracking-uri``."""
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="of MLflow (default: $MLFLOW_TRACKING_URI, or mlflow.db in --storage)",
+    )
+
+
+def add_json(parser: Parser) -> None:
+    """Add ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+
+
+def tracking_uri(options: argparse.Namespace) -> str | None:
+    """The chosen MLflow address, or None for the store inside the storage."""
+    chosen: str | None = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    return chosen or None
+
+
+def print_json(document: Any) -> None:
+    """Print the one JSON document that stdout holds with ``--json``."""
+    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    sys.stdout.flush()

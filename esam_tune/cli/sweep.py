@@ -1,0 +1,81 @@
+"""``sweep``: run the study that a space file describes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from esam_tune.cli.arguments import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    TERMINATED,
+    add_address,
+    add_json,
+    add_tracking_uri,
+    add_verb,
+    count,
+    print_json,
+    seed,
+    tracking_uri,
+)
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb and its options."""
+    parser = add_verb(verbs, "sweep", run, "run the study that a search space file describes")
+    parser.add_argument("space", type=Path, metavar="SPACE", help="search space file (YAML)")
+    parser.add_argument("--name", help="of the study (default: the file's)")
+    parser.add_argument("--trials", type=count, metavar="N", help="budget, baselines not counted")
+    parser.add_argument("--epochs", type=count, metavar="N", help="of every trial")
+    parser.add_argument("--max-concurrent", type=count, metavar="N", help="trials at a time")
+    parser.add_argument(
+        "--workers-per-trial", type=count, metavar="N", help="processes of each trial (default: 1)"
+    )
+    add_address(parser)
+    parser.add_argument("--seed", type=seed, metavar="N", help="of the sampler and the trials")
+    parser.add_argument("--resume", action="store_true", help="go on with a study that exists")
+    add_tracking_uri(parser)
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the verb; the exit code."""
+    from rich.console import Console
+
+    from esam_tune.study.closing import print_result
+    from esam_tune.study.preflight import SweepOptions
+    from esam_tune.study.space import Overrides, load_space
+    from esam_tune.study.sweep import sweep
+
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=not sys.stderr.isatty())
+    result = sweep(
+        load_space(options.space),
+        Overrides(
+            name=options.name,
+            trials=options.trials,
+            epochs=options.epochs,
+            max_concurrent=options.max_concurrent,
+            seed=options.seed,
+        ),
+        SweepOptions(
+            storage=options.storage,
+            tracking_uri=tracking_uri(options),
+            address=options.address,
+            workers_per_trial=options.workers_per_trial,
+            resume=options.resume,
+        ),
+        console,
+    )
+    if options.json:
+        print_json(result.document)
+    else:
+        print_result(result, Console(highlight=False, markup=False), options.space)
+    return {
+        "done": DONE,
+        "failed": FAILED,
+        "interrupted": INTERRUPTED,
+        "terminated": TERMINATED,
+    }[result.outcome]

@@ -1,0 +1,75 @@
+"""``train``: train a settings file and read the test split once."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from esam_tune.cli.arguments import (
+    DONE,
+    add_address,
+    add_json,
+    add_tracking_uri,
+    add_verb,
+    count,
+    print_json,
+    tracking_uri,
+)
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb and its options."""
+    parser = add_verb(verbs, "train", run, "train a settings file and read the test split once")
+    parser.add_argument("settings", type=Path, metavar="SETTINGS", help="settings file (YAML)")
+    parser.add_argument("--name", help="of the run (default: from the settings' study and trial)")
+    parser.add_argument("--workers", type=count, default=1, metavar="N", help="processes")
+    add_address(parser)
+    add_tracking_uri(parser)
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the verb; the exit code."""
+    from rich.console import Console
+
+    from esam_tune.config import trial_settings
+    from esam_tune.final_training import TrainOptions, default_name, train_chosen
+    from esam_tune.study.progress import format_metric
+    from esam_tune.study.space import check_name
+    from esam_tune.yaml_file import read_yaml
+
+    settings = trial_settings(read_yaml(options.settings, "SETTINGS"))
+    progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    epochs = settings.training.epochs
+
+    def on_epoch(metrics: dict[str, float | None]) -> None:
+        shown = ", ".join(
+            f"{key} {format_metric(key, metrics[key])}"
+            for key in ("train_loss", "val_loss", "val_accuracy", "test_accuracy")
+            if key in metrics
+        )
+        progress.print(f"epoch {metrics['epoch']:.0f}/{epochs}  {shown}")
+
+    name = options.name or default_name(settings, options.storage)
+    document = train_chosen(
+        settings,
+        TrainOptions(
+            storage=options.storage,
+            name=check_name("--name", name),
+            workers=options.workers,
+            tracking_uri=tracking_uri(options),
+            address=options.address,
+        ),
+        on_epoch,
+    )
+    if options.json:
+        print_json(document)
+        return DONE
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"test accuracy {format_metric('test_accuracy', document['metrics']['test_accuracy'])}"
+        f" (validation {format_metric('val_accuracy', document['metrics']['val_accuracy'])})"
+    )
+    console.print(f"weights: {document['weights']}")
+    return DONE
