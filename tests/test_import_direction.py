@@ -83,6 +83,7 @@ ROOMS = (
     Room("tasks", ("tasks", "config", "errors"), ("torch", "torchvision", "sklearn", "numpy")),
     Room("errors", (), ()),
     Room("config", ("errors",), ()),
+    Room("worker_scaling", ("config", "errors"), ()),
     Room("metrics", ("errors",), ()),
     Room("pareto", (), ("numpy",)),
     Room("report", ("pareto",), ("matplotlib", "numpy")),
