@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from esam_tune.study.progress import front_table
+from esam_tune.study.record import StudyRecord
 from esam_tune.study.results import DEFAULT_RULE
 from esam_tune.study.sweep import SweepResult
 from esam_tune.tracking.store import local_uri
@@ -26,11 +27,16 @@ def print_result(result: SweepResult, console: Console, space: Path) -> None:
             console.print(line, markup=False, soft_wrap=True)
     chosen = record.pick(DEFAULT_RULE)
     if chosen is not None:
-        console.print("\nPareto front, and below it the baselines that are not on it", style="bold")
+        kept = f" under {_constraints(record)}" if record.spec.constraints else ""
+        console.print(
+            f"\nPareto front{kept}, and below it the baselines that are not on it", style="bold"
+        )
         console.print(front_table(record, baselines=True, chosen=chosen))
         console.print(
             f"\n* chosen by {DEFAULT_RULE}: trial {chosen.trial_id}, {chosen.label}", markup=False
         )
+    elif record.complete and record.spec.constraints:
+        console.print(f"no complete trial keeps {_constraints(record)}", markup=False)
     lines = []
     if result.outcome in ("interrupted", "terminated"):
         lines.append(("go on", f"{command} sweep {space} --name {folder.name} --resume{storage}"))
@@ -54,6 +60,10 @@ def print_result(result: SweepResult, console: Console, space: Path) -> None:
         console.print(f"{what + ':':14}{where}", markup=False, soft_wrap=True)
     if result.outcome == "failed":
         console.print("the study failed: no trial reached its end", style="bold")
+
+
+def _constraints(record: StudyRecord) -> str:
+    return " and ".join(f"{c.metric} {c}" for c in record.spec.constraints)
 
 
 def _command() -> str:

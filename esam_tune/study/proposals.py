@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     import optuna
 
 _TRIAL_ID = "esam_tune.trial_id"
+# Settings asked for until one is admitted. Where hardly any part of the space is, a trial that
+# breaks a constraint still tells the sampler something.
+_ATTEMPTS = 64
 
 
 class Proposals:
@@ -26,13 +31,20 @@ class Proposals:
     Args:
         path: of the SQLite database, created when missing.
         spec: the study.
+        admits: whether a setting may keep the constraints, as far as is known before it runs.
     """
 
-    def __init__(self, path: Path, spec: StudySpec) -> None:
+    def __init__(
+        self,
+        path: Path,
+        spec: StudySpec,
+        admits: Callable[[Mapping[str, Value]], bool] = lambda _: True,
+    ) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._spec = spec
+        self._admits = admits
         self._study = optuna.create_study(
             study_name=spec.name,
             storage=f"sqlite:///{path}",
@@ -61,8 +73,10 @@ class Proposals:
     def ask(self, index: int) -> tuple[int, dict[str, Value]]:
         """Propose a setting.
 
-        The sampler is seeded anew from ``index``, so that a study that was interrupted proposes
-        what it would have proposed undisturbed.
+        One whose predicted cost breaks a constraint is not worth a trial: Optuna is told that it
+        failed, and asked again. The sampler is seeded anew each time, from ``index`` and the
+        count of attempts, so that a study that was interrupted proposes what it would have
+        proposed undisturbed.
 
         Args:
             index: of this search trial, counted from 0.
@@ -72,11 +86,20 @@ class Proposals:
         """
         import optuna
 
+        for attempt in range(_ATTEMPTS):
+            number, params = self._propose([self._spec.seed, index, *filter(None, [attempt])])
+            if self._admits(params) or attempt == _ATTEMPTS - 1:
+                break
+            self._study.tell(number, state=optuna.trial.TrialState.FAIL)
+        return number, params
+
+    def _propose(self, seed: list[int]) -> tuple[int, dict[str, Value]]:
+        import optuna
+
         # Ten random trials, Optuna's default, would leave a short search no time to learn.
         startup = min(10, max(3, self._spec.trials // 3))
         self._study.sampler = optuna.samplers.TPESampler(
-            seed=int(np.random.SeedSequence([self._spec.seed, index]).generate_state(1)[0]),
-            n_startup_trials=startup,
+            seed=int(np.random.SeedSequence(seed).generate_state(1)[0]), n_startup_trials=startup
         )
         trial = self._study.ask()
         params: dict[str, Value] = dict(self._spec.fixed)
@@ -102,6 +125,10 @@ class Proposals:
         }[trial.state]
         values = trial.values(self._spec.objectives) if trial.state == "complete" else None
         if trial.optuna_number is not None:
+            stored = self._study.get_trials(deepcopy=False)[trial.optuna_number]
+            if not stored.state.is_finished() and values is not None:
+                # The trial may have been proposed by an earlier process: no object of it is kept.
+                self._constrain(optuna.trial.Trial(self._study, stored._trial_id), trial)
             self._study.tell(trial.optuna_number, values, state=state, skip_if_finished=True)
         elif values is not None:
             self._teach(trial, values)
@@ -113,14 +140,22 @@ class Proposals:
         point = coordinates(self._spec, trial.params)
         if point is None:
             return
-        self._study.add_trial(
-            optuna.trial.create_trial(
-                params=point,
-                distributions={key: _distribution(self._spec.dimensions[key]) for key in point},
-                values=values,
-                user_attrs={_TRIAL_ID: trial.trial_id},
-            )
+        taught = optuna.trial.create_trial(
+            params=point,
+            distributions={key: _distribution(self._spec.dimensions[key]) for key in point},
+            values=values,
+            user_attrs={_TRIAL_ID: trial.trial_id},
         )
+        self._constrain(taught, trial)
+        self._study.add_trial(taught)
+
+    def _constrain(
+        self, stored: optuna.trial.Trial | optuna.trial.FrozenTrial, trial: TrialRecord
+    ) -> None:
+        """Tell the sampler by how much a complete trial breaks each constraint."""
+        for constraint in self._spec.constraints:
+            excess = constraint.excess(trial.values([constraint.metric])[0])
+            stored.set_constraint(constraint.metric, min(excess, sys.float_info.max))
 
 
 def _distribution(dimension: Dimension) -> optuna.distributions.BaseDistribution:

@@ -137,6 +137,10 @@ class StudyRecord:
     ) -> list[TrialRecord]:
         """Non-dominated trials among the complete ones that keep the constraints, by cost.
 
+        Args:
+            maximum: metric -> upper bound, in place of the study's own for that metric.
+            minimum: metric -> lower bound, likewise.
+
         Raises:
             ValueError: for a constraint on an unknown metric.
         """
@@ -161,6 +165,25 @@ class StudyRecord:
         row = pareto.pick(costs[:, columns], mask, rule, accuracy=0, cost=1)
         return None if row is None else trials[row]
 
+    def bounds(
+        self,
+        maximum: Mapping[str, float] = _UNBOUNDED,
+        minimum: Mapping[str, float] = _UNBOUNDED,
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Upper and lower bounds in force: the study's own under those that were asked for now."""
+        own = [c for c in self.spec.constraints if c.metric not in {*maximum, *minimum}]
+        upper = {c.metric: c.bound for c in own if c.relation == "<="}
+        lower = {c.metric: c.bound for c in own if c.relation == ">="}
+        return {**upper, **maximum}, {**lower, **minimum}
+
+    def infeasible(self, trial: TrialRecord) -> list[str]:
+        """The study's constraints that a trial breaks, in words; empty when it keeps them."""
+        return [
+            f"{c.metric} {c}"
+            for c in self.spec.constraints
+            if c.excess(trial.values([c.metric])[0]) > 0
+        ]
+
     def _front(
         self,
         trials: list[TrialRecord],
@@ -173,7 +196,8 @@ class StudyRecord:
             values.reshape(len(trials), len(objectives)), list(objectives.values())
         )
         columns = {key: np.array([trial.values([key])[0] for trial in trials]) for key in METRICS}
-        mask = pareto.feasible(columns, maximum, minimum)
+        upper, lower = self.bounds(maximum, minimum)
+        mask = pareto.feasible(columns, upper, lower)
         # Constraints come first: what they exclude must not dominate what they allow.
         costs = np.where(mask[:, None], costs, np.nan)
         return costs, pareto.front(costs)
@@ -194,6 +218,7 @@ class StudyRecord:
             "tracking_uri": self.tracking_uri,
             "parent_run_id": parent_run_id,
             "objectives": dict(self.spec.objectives),
+            "constraints": {c.metric: str(c) for c in self.spec.constraints},
             "trials": [
                 {
                     "trial_id": trial.trial_id,
@@ -203,6 +228,7 @@ class StudyRecord:
                     "reason": trial.reason,
                     "params": trial.params,
                     "metrics": trial.metrics,
+                    "infeasible": self.infeasible(trial) if trial.state == "complete" else None,
                     "mlflow_run_id": run_ids.get(trial.trial_id),
                 }
                 for trial in self.finished

@@ -1,5 +1,6 @@
 """The search space file: parsed, checked, and with the command line's overrides applied."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,15 @@ from esam_tune.config import (
 )
 from esam_tune.errors import InputError
 from esam_tune.metrics import OBJECTIVES, Direction
-from esam_tune.study.spec import Baseline, Choice, Dimension, Range, StudySpec, describe_params
+from esam_tune.study.spec import (
+    Baseline,
+    Choice,
+    Constraint,
+    Dimension,
+    Range,
+    StudySpec,
+    describe_params,
+)
 from esam_tune.yaml_file import read_yaml
 
 _KEYS = (
@@ -30,6 +39,7 @@ _KEYS = (
     "training",
     "search",
     "objectives",
+    "constraints",
     "baselines",
     "trials",
     "max_concurrent",
@@ -66,6 +76,7 @@ def parse_space(document: Mapping[str, Any], default_name: str) -> StudySpec:
         fixed=fixed,
         dimensions=dimensions,
         objectives=_objectives(document["objectives"]),
+        constraints=_constraints(document.get("constraints") or {}),
         baselines=_baselines([] if document.get("baselines") is None else document["baselines"]),
         trials=int(COUNT.check("trials", document["trials"])),
         max_concurrent=None if concurrent is None else _count("max_concurrent", concurrent),
@@ -212,6 +223,31 @@ def _objectives(section: object) -> dict[str, Direction]:
             "write `val_accuracy: max` and `step_flops_ratio: min`",
         )
     return dict(section)
+
+
+def _constraints(section: object) -> tuple[Constraint, ...]:
+    check_keys("constraints", section, OBJECTIVES, [])
+    assert isinstance(section, Mapping)
+    return tuple(_constraint(key, text) for key, text in section.items())
+
+
+def _constraint(key: str, text: object) -> Constraint:
+    match text.split() if isinstance(text, str) else []:
+        case [("<=" | ">=") as relation, number] if math.isfinite(_number(number)):
+            return Constraint(metric=key, relation=relation, bound=_number(number))
+    example = "<= 1.4" if OBJECTIVES[key] == "min" else ">= 0.9"
+    raise InputError(
+        f"constraints.{key}",
+        f"must be '<= NUMBER' or '>= NUMBER', got {text!r}",
+        f'write `{key}: "{example}"`',
+    )
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _baselines(section: object) -> tuple[Baseline, ...]:

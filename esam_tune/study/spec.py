@@ -1,8 +1,9 @@
 """A study as asked for: its task, its search space, its objectives and its baselines."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from esam_tune.config import (
     OPTIMIZERS,
@@ -53,6 +54,25 @@ class Baseline:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Constraint:
+    """What a trial must keep to be on the front: a metric's upper or lower bound."""
+
+    metric: str
+    relation: Literal["<=", ">="]
+    bound: float
+
+    def __str__(self) -> str:
+        """The constraint as the space file writes it."""
+        return f"{self.relation} {self.bound!r}"
+
+    def excess(self, value: float) -> float:
+        """By how much a value breaks the bound; at most 0 when it keeps it, infinite for NaN."""
+        if math.isnan(value):
+            return math.inf
+        return value - self.bound if self.relation == "<=" else self.bound - value
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudySpec:
     """A study as asked for.
 
@@ -65,6 +85,7 @@ class StudySpec:
         dimensions: parameters that are searched.
         objectives: metric -> ``max`` or ``min``, the first of each direction being the accuracy
             and the cost that picks and pictures go by.
+        constraints: what a trial must keep to be on the front; they also steer the sampler.
         baselines: settings to compare with, in the order they run.
         trials: the search's budget, baselines not counted.
         max_concurrent: trials at a time, or None for as many as fit.
@@ -78,6 +99,7 @@ class StudySpec:
     fixed: Mapping[str, Value]
     dimensions: Mapping[str, Dimension]
     objectives: Mapping[str, Direction]
+    constraints: tuple[Constraint, ...]
     baselines: tuple[Baseline, ...]
     trials: int
     max_concurrent: int | None
@@ -140,6 +162,7 @@ class StudySpec:
             "training": asdict(self.training),
             "search": search,
             "objectives": dict(self.objectives),
+            "constraints": {c.metric: str(c) for c in self.constraints},
             "baselines": [{"label": b.label, **b.params} for b in self.baselines],
             "trials": self.trials,
             "max_concurrent": self.max_concurrent,
