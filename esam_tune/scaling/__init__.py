@@ -1,0 +1,1 @@
+"""How a setting scales over workers: measured, modelled, and predicted beyond."""
