@@ -155,9 +155,19 @@ class TaskSettings:
     split_seed: int = 0
 
 
+MODELS = (
+    "small_cnn",
+    "resnet18_cifar",
+    "wide_resnet28_10",
+    "pyramidnet110_a270",
+    "resnet50",
+    "resnet101",
+    "vit_s_16",
+)
+
 TASK: dict[str, Domain] = {
     "dataset": Domain(kind=str, choices=("digits",)),
-    "model": Domain(kind=str, choices=("small_cnn",)),
+    "model": Domain(kind=str, choices=MODELS),
     "label_noise": Domain(kind=float, low=0.0, high=1.0, high_open=True),
     "split_seed": SEED,
 }
