@@ -89,6 +89,7 @@ ROOMS = (
     Room("report", ("pareto",), ("matplotlib", "numpy")),
     Room("yaml_file", ("errors",), ("yaml",)),
     Room("journal", ("errors",), ()),
+    Room("upload", ("errors",), ("ray",)),
     Room("step_timer", ("optim", "tasks", "config", "metrics", "errors"), ("torch",)),
     Room("training", ("step_timer", "optim", "tasks", "config", "metrics", "errors"), ("torch",)),
     Room(
@@ -100,7 +101,7 @@ ROOMS = (
 OWNERS = {
     "mlflow": ("esam_tune.tracking",),
     "optuna": ("esam_tune.study",),
-    "ray": ("esam_tune.trial", "esam_tune.study"),
+    "ray": ("esam_tune.trial", "esam_tune.study", "esam_tune.upload"),
 }
 
 
