@@ -66,14 +66,25 @@ def bound(text: str) -> tuple[str, float]:
     return metric, value
 
 
+def storage(text: str) -> Path:
+    """Parse a storage folder, which must outlive a job that runs in a copy of its upload."""
+    folder = Path(text)
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not folder.is_absolute():
+        raise argparse.ArgumentTypeError(
+            f"must be absolute in a Ray job, whose working directory is removed after it, "
+            f"got {text!r}; give a folder of the head node or a shared one"
+        )
+    return folder
+
+
 def add_verb(verbs: Any, name: str, run: Run, text: str) -> Parser:
     """A verb's own parser, with the option every verb has."""
     made: Parser = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
     made.set_defaults(run=run)
     made.add_argument(
         "--storage",
-        type=Path,
-        default=Path("runs"),
+        type=storage,
+        default="runs",
         metavar="DIR",
         help="folder of all studies (default: runs)",
     )
