@@ -1,8 +1,8 @@
 """What becomes of batch, learning rate and rho when a setting moves to another worker count.
 
-Each worker perturbs along the gradient of its own rows alone, so sharpness is taken over the rows
-of one worker (the m of m-sharpness, Foret et al. 2021, arXiv 2010.01412), not over the global batch.
-A change of the worker count therefore cannot keep everything at once:
+Each worker perturbs along the gradient of its own rows alone: the m of m-sharpness (Foret et al.
+2021, arXiv 2010.01412) is the rows of one worker, not of the global batch. A change of the worker
+count therefore cannot keep everything at once:
 
 - ``fixed-global`` keeps the global batch: as many steps an epoch and the same learning rate, but m
   becomes ``batch_size / workers``. This is the default, and what strong scaling measures.
