@@ -25,7 +25,7 @@ from esam_tune.optim import (
 )
 from esam_tune.step_timer import StepTimer
 from esam_tune.tasks.data import BatchOrder, Split, check_batch_size, load_split
-from esam_tune.tasks.models import ImageShape, build_model
+from esam_tune.tasks.models import build_model
 
 _EVALUATION_ROWS = 1024
 
@@ -129,7 +129,7 @@ def count_flops_ratio(settings: TrialSettings, split: Split, workers: int) -> fl
     """Counted FLOPs of a step of this trial's optimizer over the base optimizer's."""
     rows = settings.training.batch_size // workers
     model = build_model(
-        settings.task.model, ImageShape.of(split.images), split.num_classes, 0, device="meta"
+        settings.task.model, tuple(split.images.shape[1:]), split.num_classes, 0, device="meta"
     )
 
     def build(copy: nn.Module) -> PerSampleOptimizer:
@@ -172,7 +172,7 @@ def train(
 
     torch.manual_seed(settings.seed + worker.rank)
     model = build_model(
-        settings.task.model, ImageShape.of(on_train.images), on_train.num_classes, settings.seed
+        settings.task.model, tuple(on_train.images.shape[1:]), on_train.num_classes, settings.seed
     ).to(worker.device)
     replica = worker.replicate(model)
     optimizer = build_optimizer(settings.params, training, replica, settings.seed)

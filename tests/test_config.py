@@ -316,12 +316,12 @@ def test_the_choices_are_what_the_registries_hold():
 
 def test_the_optimizers_and_selections_on_offer_can_be_built():
     from esam_tune import optim
-    from esam_tune.tasks.models import ImageShape, build_model
+    from esam_tune.tasks.models import build_model
     from esam_tune.training import build_optimizer
 
     assert set(SELECTIONS) <= set(optim.SELECTIONS)
     training = training_settings({"epochs": 1, "batch_size": 4, "lr": 0.1})
-    model = build_model("small_cnn", ImageShape(channels=1, height=8, width=8), 10, 0)
+    model = build_model("small_cnn", (1, 8, 8), 10, 0)
     built = {
         name: build_optimizer(complete_params("p", {"optimizer": name}), training, model, 0)
         for name in OPTIMIZERS
@@ -349,11 +349,11 @@ EDGES = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_takes_its_parameters_at_the_edges_of_their_bounds(name):
-    from esam_tune.tasks.models import ImageShape, build_model
+    from esam_tune.tasks.models import build_model
     from esam_tune.training import build_optimizer
 
     training = training_settings({"epochs": 1, "batch_size": 4, "lr": 0.1})
-    model = build_model("small_cnn", ImageShape(channels=1, height=8, width=8), 10, 0)
+    model = build_model("small_cnn", (1, 8, 8), 10, 0)
     for key in OPTIMIZERS[name].defaults:
         for value in EDGES[key]:
             params = complete_params("p", {"optimizer": name, key: value})

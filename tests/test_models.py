@@ -10,14 +10,14 @@ from torch.nn import functional as F
 from esam_tune.errors import InputError
 from esam_tune.optim import ESAM, BaseStep, count_step_flops, step_flops_ratio
 from esam_tune.optim.head import find_head
-from esam_tune.tasks.models import NETWORKS, ImageShape, build_model, check_model
+from esam_tune.tasks.models import NETWORKS, build_model, check_model
 from esam_tune.training import sample_losses
 
 torch.set_num_threads(1)
 
 
 def square(size, channels=3):
-    return ImageShape(channels=channels, height=size, width=size)
+    return (channels, size, size)
 
 
 def smallest(name):
@@ -118,7 +118,7 @@ def test_the_head_gives_the_logits(name):
     seen = []
     head.register_forward_hook(lambda module, args, output: seen.append(output))
     shape = smallest(name)
-    logits = model(torch.empty(4, 3, shape.height, shape.width, device="meta"))
+    logits = model(torch.empty(4, *shape, device="meta"))
     assert logits.shape == (4, 7)
     assert seen[0] is logits
 
@@ -127,7 +127,7 @@ def test_the_head_gives_the_logits(name):
 @pytest.mark.parametrize("selection", ["exact", "first_order"])
 def test_the_cost_of_an_esam_step_can_be_counted(name, selection):
     shape = smallest(name)
-    images = torch.empty(8, 3, shape.height, shape.width, device="meta")
+    images = torch.empty(8, *shape, device="meta")
     labels = torch.zeros(8, dtype=torch.int64, device="meta")
 
     def build(model):
@@ -146,7 +146,7 @@ def test_an_esam_step_changes_every_weight_and_keeps_them_finite(name):
         # Its head starts at zero, and then lets no gradient through.
         torch.nn.init.normal_(find_head(model, None).weight, std=0.01)
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(4, 3, shape.height, shape.width, generator=generator)
+    images = torch.randn(4, *shape, generator=generator)
     labels = torch.tensor([0, 1, 2, 3])
     before = [parameter.detach().clone() for parameter in model.parameters()]
     optimizer = ESAM(
@@ -171,7 +171,7 @@ def test_an_esam_step_changes_every_weight_and_keeps_them_finite(name):
 def test_a_network_takes_images_of_any_number_of_channels(name, channels):
     shape = square(NETWORKS[name].smallest, channels)
     model = build_model(name, shape, 3, 0, device="meta")
-    images = torch.empty(2, channels, shape.height, shape.width, device="meta")
+    images = torch.empty(2, *shape, device="meta")
     assert model(images).shape == (2, 3)
 
 
@@ -179,9 +179,9 @@ def test_a_network_takes_images_of_any_number_of_channels(name, channels):
 @pytest.mark.parametrize("added", [1, 5])
 def test_a_convolutional_network_takes_images_of_odd_sizes(name, added):
     height = NETWORKS[name].smallest + added
-    shape = ImageShape(channels=3, height=height, width=height + 2)
+    shape = (3, height, height + 2)
     model = build_model(name, shape, 3, 0, device="meta")
-    assert model(torch.empty(2, 3, height, height + 2, device="meta")).shape == (2, 3)
+    assert model(torch.empty(2, *shape, device="meta")).shape == (2, 3)
 
 
 def test_a_vision_transformer_has_a_position_for_each_patch():
@@ -196,7 +196,7 @@ def test_a_vision_transformer_has_a_position_for_each_patch():
         ("vit_s_16", square(40), "square images of a multiple of 16 pixels", "another image size"),
         (
             "vit_s_16",
-            ImageShape(channels=3, height=32, width=64),
+            (3, 32, 64),
             "square images of a multiple of 16 pixels, got a data set of 32x64",
             "another image size",
         ),
@@ -242,10 +242,9 @@ def test_signals_neither_die_nor_grow_through_the_depth(name):
 
 def test_networks_that_are_not_torchvisions_do_not_import_it():
     code = (
-        "import sys; from esam_tune.tasks.models import ImageShape, build_model\n"
-        "shape = ImageShape(channels=3, height=8, width=8)\n"
+        "import sys; from esam_tune.tasks.models import build_model\n"
         "for name in ('small_cnn', 'wide_resnet28_10', 'pyramidnet110_a270'):\n"
-        "    build_model(name, shape, 10, 0, device='meta')\n"
+        "    build_model(name, (3, 8, 8), 10, 0, device='meta')\n"
         "sys.exit('torchvision' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
