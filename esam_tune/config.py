@@ -27,6 +27,8 @@ class Domain:
             return "one of " + ", ".join(self.choices)
         if self.kind is bool:
             return "true or false"
+        if self.kind is str:
+            return "a text that is not empty"
         what = "an integer" if self.kind is int else "a number"
         if math.isinf(self.low) and math.isinf(self.high):
             return what
@@ -51,7 +53,10 @@ class Domain:
             if not isinstance(value, bool):
                 raise InputError(name, f"must be {self}, got {value!r}", "write true or false")
             return value
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if self.kind is str and isinstance(value, str) and value.strip():
+            return value
+        numeric = self.kind is not str and not isinstance(value, bool)
+        if numeric and isinstance(value, int | float):
             number = _as_float(value)
             fits = self.kind is float or number.is_integer()
             if fits and self._contains(number):
@@ -138,21 +143,51 @@ PARAMETERS: dict[str, Domain] = {
 }
 
 
+# What is done to a training image, by the name's parts: a random crop (padding by an eighth of the
+# side; for streamed images a crop of random size and shape), a horizontal flip of every other
+# image, a square of half the side cut out of every other image.
+AUGMENTATIONS = ("none", "crop", "crop_flip", "crop_cutout", "crop_flip_cutout")
+
+# Data set -> the task's settings it reads beside those that all read, with their defaults.
+DATASETS: dict[str, Mapping[str, Value | None]] = {
+    "digits": {"augment": "none"},
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskSettings:
     """What is trained: data, its splits and the network.
+
+    A setting left at None has the data set's own default, see :meth:`reads`.
 
     Args:
         dataset: name of a data set.
         model: name of a network.
         label_noise: share of the training labels that is replaced by another class, in [0, 1).
-        split_seed: fixes the train, validation and test splits and the label noise.
+        split_seed: fixes the train, validation and test splits and the label noise; of ``glyphs``
+            the images, too.
+        data_dir: folder that keeps (and receives) ``cifar10``, ``cifar100`` and ``glyphs``; of
+            ``imagenet`` and ``folder`` the folder of the images itself.
+        samples: images of ``glyphs`` for training and validation together.
+        image_size: side in pixels that streamed images are brought to.
+        val_share: share of the training images that is kept for validation, in (0, 0.5].
+        augment: what is done to training images, one of ``AUGMENTATIONS``.
     """
 
     dataset: str
     model: str
     label_noise: float = 0.0
     split_seed: int = 0
+    data_dir: str | None = None
+    samples: int | None = None
+    image_size: int | None = None
+    val_share: float | None = None
+    augment: str | None = None
+
+    def reads(self, setting: str) -> Any:
+        """The value of a setting that the data set reads, or its default."""
+        own = getattr(self, setting)
+        return DATASETS[self.dataset][setting] if own is None else own
 
 
 MODELS = (
@@ -166,10 +201,15 @@ MODELS = (
 )
 
 TASK: dict[str, Domain] = {
-    "dataset": Domain(kind=str, choices=("digits",)),
+    "dataset": Domain(kind=str, choices=tuple(DATASETS)),
     "model": Domain(kind=str, choices=MODELS),
     "label_noise": Domain(kind=float, low=0.0, high=1.0, high_open=True),
     "split_seed": SEED,
+    "data_dir": Domain(kind=str),
+    "samples": Domain(kind=int, low=1_000, high=10_000_000),
+    "image_size": Domain(kind=int, low=8, high=1_024),
+    "val_share": Domain(kind=float, low=0.0, high=0.5, low_open=True),
+    "augment": Domain(kind=str, choices=AUGMENTATIONS),
 }
 
 
@@ -216,12 +256,29 @@ def _section(name: str, cls: Any, domains: Mapping[str, Domain], received: objec
     required = [f.name for f in fields(cls) if f.default is MISSING]
     check_keys(name, received, domains, required)
     assert isinstance(received, Mapping)
-    return cls(**{key: domains[key].check(f"{name}.{key}", v) for key, v in received.items()})
+    # Documents that were written from settings hold None where a setting was left to its default.
+    unset = {f.name for f in fields(cls) if f.default is None}
+    given = {k: v for k, v in received.items() if not (v is None and k in unset)}
+    return cls(**{key: domains[key].check(f"{name}.{key}", v) for key, v in given.items()})
 
 
 def task_settings(received: object) -> TaskSettings:
-    """Validate the ``task`` section of a file."""
+    """Validate the ``task`` section of a file.
+
+    Raises:
+        InputError: for an unknown key, a value out of bounds, or a setting that the data set does
+            not read.
+    """
     settings: TaskSettings = _section("task", TaskSettings, TASK, received)
+    used = DATASETS[settings.dataset]
+    every = {key for reads in DATASETS.values() for key in reads}
+    for key in sorted(every - set(used)):
+        if getattr(settings, key) is not None:
+            raise InputError(
+                f"task.{key}",
+                f"{settings.dataset} does not read it, got {getattr(settings, key)!r}",
+                "remove it or use another data set",
+            )
     return settings
 
 

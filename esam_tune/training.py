@@ -24,10 +24,10 @@ from esam_tune.optim import (
     step_flops_ratio,
 )
 from esam_tune.step_timer import StepTimer
-from esam_tune.tasks.data import BatchOrder, Split, check_batch_size, load_split
+from esam_tune.tasks.batches import Batches
+from esam_tune.tasks.data import check_batch_size, load_split, step_example, training_batches
 from esam_tune.tasks.models import build_model
-
-_EVALUATION_ROWS = 1024
+from esam_tune.tasks.splits import Split
 
 
 class Report(Protocol):
@@ -114,28 +114,24 @@ def evaluate(model: nn.Module, split: Split, worker: Worker) -> tuple[float, flo
     """Mean loss and accuracy (0..1) on a split that the workers share out among them."""
     model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=worker.device)
-    images = split.images[worker.rank :: worker.workers]
-    labels = split.labels[worker.rank :: worker.workers]
-    for rows in torch.arange(len(labels), device=worker.device).split(_EVALUATION_ROWS):
-        logits = model(images[rows])
-        sums[0] += F.cross_entropy(logits, labels[rows], reduction="sum")
-        sums[1] += (logits.argmax(1) == labels[rows]).sum()
+    for images, labels in split.share(worker.rank, worker.workers):
+        logits = model(images)
+        sums[0] += F.cross_entropy(logits, labels, reduction="sum")
+        sums[1] += (logits.argmax(1) == labels).sum()
     model.train()
     loss, accuracy = (worker.sum(sums) / len(split)).tolist()
     return loss, accuracy
 
 
-def count_flops_ratio(settings: TrialSettings, split: Split, workers: int) -> float:
+def count_flops_ratio(settings: TrialSettings, workers: int) -> float:
     """Counted FLOPs of a step of this trial's optimizer over the base optimizer's."""
     rows = settings.training.batch_size // workers
-    model = build_model(
-        settings.task.model, tuple(split.images.shape[1:]), split.num_classes, 0, device="meta"
-    )
+    model, images, labels = step_example(settings.task, rows)
 
     def build(copy: nn.Module) -> PerSampleOptimizer:
         return build_optimizer(settings.params, settings.training, copy, settings.seed)
 
-    return step_flops_ratio(build, model, split.images[:rows], split.labels[:rows])
+    return step_flops_ratio(build, model, images, labels)
 
 
 def train(
@@ -172,13 +168,14 @@ def train(
 
     torch.manual_seed(settings.seed + worker.rank)
     model = build_model(
-        settings.task.model, tuple(on_train.images.shape[1:]), on_train.num_classes, settings.seed
+        settings.task.model, on_train.image_shape, on_train.num_classes, settings.seed
     ).to(worker.device)
     replica = worker.replicate(model)
     optimizer = build_optimizer(settings.params, training, replica, settings.seed)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer.base_optimizer, training.epochs)
-    order = BatchOrder(
-        len(on_train),
+    batches = training_batches(
+        settings.task,
+        on_train,
         training.batch_size,
         settings.seed,
         rank=worker.rank,
@@ -190,13 +187,13 @@ def train(
         worker.replicate,
         period=optimizer.period,
     )
-    flops_ratio = count_flops_ratio(settings, on_train, worker.workers)
+    flops_ratio = count_flops_ratio(settings, worker.workers)
     first = 1
     if resume is not None:
         model.load_state_dict(resume["model"])
         optimizer.load_state_dict(resume["optimizer"])
         schedule.load_state_dict(resume["schedule"])
-        order.load_state_dict(resume["order"])
+        batches.load_state_dict(resume["order"])
         timer.load_state_dict(resume["timer"])
         torch.set_rng_state(resume["rng"])
         first = int(resume["epoch"]) + 1
@@ -206,12 +203,11 @@ def train(
         train_loss, seconds = _epoch(
             replica,
             optimizer,
-            on_train,
-            order,
+            batches,
             timer,
             worker,
             epoch=epoch,
-            timed=timer.drawn_steps(order.steps, epoch, training.epochs),
+            timed=timer.drawn_steps(batches.steps, epoch, training.epochs),
         )
         if not math.isfinite(train_loss):
             raise DivergedError(f"training loss is {train_loss} in epoch {epoch}")
@@ -226,7 +222,7 @@ def train(
             keys.STEP_FLOPS_RATIO: flops_ratio,
             keys.STEP_TIME_RATIO: timer.ratio(),
             keys.EPOCH_SECONDS: seconds,
-            keys.IMAGES_PER_SECOND: order.steps * training.batch_size / seconds,
+            keys.IMAGES_PER_SECOND: batches.steps * training.batch_size / seconds,
         }
         if read_test and epoch == training.epochs:
             on_test = load_split(settings.task, "test").to(worker.device)
@@ -240,7 +236,7 @@ def train(
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "schedule": schedule.state_dict(),
-                "order": order.state_dict(),
+                "order": batches.state_dict(),
                 "timer": timer.state_dict(),
                 "rng": torch.get_rng_state(),
             }
@@ -252,8 +248,7 @@ def train(
 def _epoch(
     model: nn.Module,
     optimizer: PerSampleOptimizer,
-    split: Split,
-    order: BatchOrder,
+    batches: Batches,
     timer: StepTimer,
     worker: Worker,
     *,
@@ -262,11 +257,9 @@ def _epoch(
 ) -> tuple[float, float]:
     """Train one epoch; mean loss at w over all workers, and seconds without measuring cost."""
     loss_sum = torch.zeros((), dtype=torch.float64, device=worker.device)
-    taken = (epoch - 1) * order.steps
+    taken = (epoch - 1) * batches.steps
     start, aside = time.perf_counter(), 0.0
-    for index, drawn in enumerate(order.epoch()):
-        rows = drawn.to(worker.device)
-        images, labels = split.images[rows], split.labels[rows]
+    for index, (images, labels) in enumerate(batches.epoch()):
 
         def closure(
             selected: Tensor | None, images: Tensor = images, labels: Tensor = labels
@@ -284,5 +277,5 @@ def _epoch(
     if worker.device.type == "cuda":
         torch.cuda.synchronize(worker.device)
     seconds = time.perf_counter() - start - aside
-    samples = order.steps * len(drawn) * worker.workers
+    samples = batches.steps * len(labels) * worker.workers
     return float(worker.sum(loss_sum)) / samples, seconds

@@ -310,7 +310,7 @@ def test_every_hyperparameter_is_read_by_some_optimizer():
 def test_the_choices_are_what_the_registries_hold():
     from esam_tune.tasks import data, models
 
-    assert set(TASK["dataset"].choices) == set(data._LOADERS)
+    assert set(TASK["dataset"].choices) == set(data.DATA_SETS)
     assert set(TASK["model"].choices) == set(models.NETWORKS)
 
 

@@ -5,14 +5,10 @@ import torch
 
 from esam_tune.config import TaskSettings
 from esam_tune.errors import InputError
-from esam_tune.tasks.data import (
-    BatchOrder,
-    Split,
-    check_batch_size,
-    load_split,
-    symmetric_noise,
-)
-from esam_tune.tasks.digits import HELD_OUT, NUM_CLASSES, load_digits
+from esam_tune.tasks.batches import BatchOrder
+from esam_tune.tasks.data import check_batch_size, load_split, step_example, symmetric_noise
+from esam_tune.tasks.digits import HELD_OUT, NUM_CLASSES
+from esam_tune.tasks.splits import ArraySplit
 
 SPLITS = ("train", "val", "test")
 
@@ -21,9 +17,13 @@ def task(**changes):
     return TaskSettings(dataset="digits", model="small_cnn", **changes)
 
 
+def all_images(split):
+    return split.first(len(split))[0]
+
+
 def images_of(split):
     """The images as hashable values; standardising keeps distinct ones distinct."""
-    return {tuple(image.flatten().tolist()) for image in split.images}
+    return {tuple(image.flatten().tolist()) for image in all_images(split)}
 
 
 def test_the_splits_share_out_all_the_digits():
@@ -48,19 +48,22 @@ def test_each_split_is_stratified(name, seed):
 
 
 def test_a_split_is_fixed_by_its_seed():
-    first, again = (load_digits("train", 3) for _ in range(2))
-    assert torch.equal(first[0], again[0])
-    assert torch.equal(first[1], again[1])
-    assert not torch.equal(first[1], load_digits("train", 4)[1])
+    first = load_split(task(split_seed=3), "train")
+    load_split.cache_clear()
+    again = load_split(task(split_seed=3), "train")
+    assert torch.equal(all_images(first), all_images(again))
+    assert torch.equal(first.labels, again.labels)
+    assert not torch.equal(first.labels, load_split(task(split_seed=4), "train").labels)
 
 
 def test_images_are_standardised_by_the_training_split_alone():
     train, val = load_split(task(), "train"), load_split(task(), "val")
-    assert train.images.shape == (1079, 1, 8, 8)
-    assert (train.images.dtype, train.labels.dtype) == (torch.float32, torch.int64)
-    assert train.images.mean().item() == pytest.approx(0.0, abs=1e-4)
-    assert train.images.std(correction=0).item() == pytest.approx(1.0, abs=1e-4)
-    assert val.images.mean().item() != pytest.approx(0.0, abs=1e-4)
+    images = all_images(train)
+    assert images.shape == (1079, 1, 8, 8)
+    assert (images.dtype, train.labels.dtype) == (torch.float32, torch.int64)
+    assert images.mean().item() == pytest.approx(0.0, abs=1e-4)
+    assert images.std(correction=0).item() == pytest.approx(1.0, abs=1e-4)
+    assert all_images(val).mean().item() != pytest.approx(0.0, abs=1e-4)
     assert set(val.labels.tolist()) == set(range(NUM_CLASSES))
 
 
@@ -73,7 +76,8 @@ def test_the_share_of_wrong_labels_is_exact_and_only_in_training(noise):
     }
     assert changed == {"train": round(noise * 1079), "val": 0, "test": 0}
     for name in SPLITS:
-        assert torch.equal(load_split(noisy, name).images, load_split(clean, name).images)
+        images = [all_images(load_split(which, name)) for which in (noisy, clean)]
+        assert torch.equal(*images)
 
 
 def test_wrong_labels_are_classes_fixed_by_the_seed_and_uniform_over_the_others():
@@ -163,8 +167,19 @@ def test_a_batch_that_fits_passes(batch_size, workers):
     assert BatchOrder(len(split), batch_size, 0, workers=workers).steps >= 1
 
 
-def test_a_split_moves_to_a_device_as_it_is():
-    split = Split(images=torch.ones(2, 1, 2, 2), labels=torch.tensor([0, 1]), num_classes=2)
+def test_a_split_moves_to_a_device_with_its_own_rows_alone():
+    split = load_split(task(), "val")
     moved = split.to(torch.device("meta"))
-    assert (moved.images.device.type, moved.labels.device.type) == ("meta", "meta")
-    assert (len(moved), moved.num_classes) == (2, 2)
+    assert isinstance(moved, ArraySplit)
+    assert (moved.pixels.device.type, moved.labels.device.type) == ("meta", "meta")
+    assert (len(moved), len(moved.pixels)) == (HELD_OUT, HELD_OUT)
+    assert split.to(torch.device("cpu")) is split
+
+
+def test_the_example_of_a_step_is_what_a_network_gets():
+    model, images, labels = step_example(task(), 6)
+    real_images, real_labels = load_split(task(), "train").first(6)
+    assert (images.shape, images.dtype) == (real_images.shape, real_images.dtype)
+    assert (labels.shape, labels.dtype) == (real_labels.shape, real_labels.dtype)
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert model(images).shape == (6, 10)

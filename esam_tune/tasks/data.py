@@ -1,49 +1,36 @@
-"""Splits of a data set as tensors, label noise, and the order in which batches are drawn."""
+"""A task's splits by name, their label noise, and the batches that train on them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from esam_tune.config import TaskSettings
 from esam_tune.errors import InputError
-from esam_tune.tasks.digits import load_digits
-
-SplitName = Literal["train", "val", "test"]
+from esam_tune.tasks.augmentation import Augmentation
+from esam_tune.tasks.batches import Batches, BatchOrder
+from esam_tune.tasks.digits import IMAGE_SHAPE, NUM_CLASSES, load_digits
+from esam_tune.tasks.models import build_model
+from esam_tune.tasks.splits import Split, SplitName
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
-    """Samples of one split.
+class DataSet:
+    """A data set on offer.
 
     Args:
-        images: shape (n, channels, height, width), float32.
-        labels: shape (n,), int64, in 0 .. num_classes - 1.
-        num_classes: of the data set.
+        load: one of its splits.
+        shape: of its images, and the count of its classes, without reading any image.
     """
 
-    images: Tensor
-    labels: Tensor
-    num_classes: int
-
-    def __len__(self) -> int:
-        """Count of samples."""
-        return len(self.labels)
-
-    def to(self, device: torch.device) -> "Split":
-        """The same split on ``device``."""
-        return Split(
-            images=self.images.to(device),
-            labels=self.labels.to(device),
-            num_classes=self.num_classes,
-        )
+    load: Callable[[TaskSettings, SplitName], Split]
+    shape: Callable[[TaskSettings], tuple[tuple[int, int, int], int]]
 
 
-_LOADERS: dict[str, Callable[[SplitName, int], tuple[Tensor, Tensor, int]]] = {
-    "digits": load_digits,
+DATA_SETS: dict[str, DataSet] = {
+    "digits": DataSet(load=load_digits, shape=lambda _: (IMAGE_SHAPE, NUM_CLASSES)),
 }
 
 
@@ -52,11 +39,53 @@ def load_split(task: TaskSettings, name: SplitName) -> Split:
     """One split of the task's data; the train split carries the label noise.
 
     The test split is loaded only when asked for by name, which a search never does.
+
+    Raises:
+        InputError: when the data set is missing, corrupt or cannot be downloaded.
     """
-    images, labels, num_classes = _LOADERS[task.dataset](name, task.split_seed)
+    split = DATA_SETS[task.dataset].load(task, name)
     if name == "train" and task.label_noise:
-        labels = symmetric_noise(labels, num_classes, task.label_noise, task.split_seed)
-    return Split(images=images, labels=labels, num_classes=num_classes)
+        noisy = symmetric_noise(split.labels, split.num_classes, task.label_noise, task.split_seed)
+        split = split.with_labels(noisy)
+    return split
+
+
+def training_batches(
+    task: TaskSettings, train: Split, batch_size: int, seed: int, *, rank: int = 0, workers: int = 1
+) -> Batches:
+    """The batches that one worker trains on.
+
+    Args:
+        task: whose augmentation applies.
+        train: its training split, on the worker's device.
+        batch_size: rows of a step over all workers.
+        seed: fixes order and augmentation.
+        rank: of this worker.
+        workers: count, a divisor of ``batch_size``.
+    """
+    return Batches(
+        train,
+        BatchOrder(len(train), batch_size, seed, rank=rank, workers=workers),
+        Augmentation.named(
+            task.reads("augment"), train.image_shape, cropped=train.cropped_by_loader
+        ),
+        seed,
+    )
+
+
+def step_example(task: TaskSettings, rows: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """The task's network and a batch of its images and labels, all without values (device meta).
+
+    No image is read, so it serves where the data set is not at hand.
+
+    Args:
+        task: what is trained.
+        rows: of the batch.
+    """
+    shape, num_classes = DATA_SETS[task.dataset].shape(task)
+    model = build_model(task.model, shape, num_classes, 0, device="meta")
+    images = torch.empty(rows, *shape, device="meta")
+    return model, images, torch.empty(rows, dtype=torch.int64, device="meta")
 
 
 def symmetric_noise(labels: Tensor, num_classes: int, share: float, seed: int) -> Tensor:
@@ -99,48 +128,3 @@ def check_batch_size(
             f"must divide evenly over the {workers} workers of a trial, got {batch_size}",
             f"use a multiple of {workers}",
         )
-
-
-class BatchOrder:
-    """The rows of each step: a new permutation an epoch, the same on every worker.
-
-    A step takes ``batch_size`` rows over all workers, each worker an equal share of them, so
-    the samples of a step do not depend on the count of workers. The rest of an epoch that fills
-    no whole batch is left out (another part each time).
-
-    Args:
-        num_samples: n, of the training split.
-        batch_size: rows of a step over all workers, at most n.
-        seed: fixes the order.
-        rank: of this worker.
-        workers: count, a divisor of ``batch_size``.
-    """
-
-    def __init__(
-        self, num_samples: int, batch_size: int, seed: int, *, rank: int = 0, workers: int = 1
-    ) -> None:
-        self._num_samples = num_samples
-        self._batch_size = batch_size
-        self._generator = torch.Generator().manual_seed(seed)
-        self._rank = rank
-        self._workers = workers
-
-    @property
-    def steps(self) -> int:
-        """Steps of an epoch."""
-        return self._num_samples // self._batch_size
-
-    def epoch(self) -> Iterator[Tensor]:
-        """Yield the row indices of each step, shape (batch_size / workers,)."""
-        order = torch.randperm(self._num_samples, generator=self._generator)
-        for step in range(self.steps):
-            rows = order[step * self._batch_size : (step + 1) * self._batch_size]
-            yield rows[self._rank :: self._workers]
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """State between epochs."""
-        return {"generator": self._generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from a state between epochs."""
-        self._generator.set_state(state["generator"])

@@ -1,28 +1,21 @@
 """scikit-learn's handwritten digits: 1,797 real images of 8x8 pixels, shipped with the library."""
 
-from typing import Literal
-
 import numpy as np
 import torch
-from torch import Tensor
+
+from esam_tune.config import TaskSettings
+from esam_tune.tasks.splits import ArraySplit, SplitName
 
 # Samples kept from training: 20 % each. The rest, 1,079 images, trains.
 HELD_OUT = 359
 NUM_CLASSES = 10
+IMAGE_SHAPE = (1, 8, 8)
 
 
-def load_digits(
-    name: Literal["train", "val", "test"], split_seed: int
-) -> tuple[Tensor, Tensor, int]:
-    """One stratified split of the digits.
+def load_digits(task: TaskSettings, name: SplitName) -> ArraySplit:
+    """One stratified split of the digits, as float32 of shape (n, 1, 8, 8).
 
-    Args:
-        name: of the split.
-        split_seed: fixes which image belongs to which split.
-
-    Returns:
-        Images of shape (n, 1, 8, 8), standardised with the training split's mean and deviation;
-        labels of shape (n,); the count of classes.
+    The images are standardised with the training split's mean and deviation.
     """
     # scikit-learn takes over a second to import: only a process that trains pays for it.
     from sklearn import datasets
@@ -30,14 +23,20 @@ def load_digits(
 
     bunch = datasets.load_digits()
     rows = np.arange(len(bunch.target))
+    seed = task.split_seed
     rest, test = train_test_split(
-        rows, test_size=HELD_OUT, stratify=bunch.target, random_state=split_seed
+        rows, test_size=HELD_OUT, stratify=bunch.target, random_state=seed
     )
     train, val = train_test_split(
-        rest, test_size=HELD_OUT, stratify=bunch.target[rest], random_state=split_seed
+        rest, test_size=HELD_OUT, stratify=bunch.target[rest], random_state=seed
     )
     chosen = {"train": train, "val": val, "test": test}[name]
     mean, deviation = bunch.images[train].mean(), bunch.images[train].std()
     images = torch.tensor((bunch.images[chosen] - mean) / deviation, dtype=torch.float32)
-    labels = torch.tensor(bunch.target[chosen], dtype=torch.int64)
-    return images[:, None], labels, NUM_CLASSES
+    return ArraySplit(
+        pixels=images[:, None],
+        rows=torch.arange(len(chosen)),
+        labels=torch.tensor(bunch.target[chosen], dtype=torch.int64),
+        num_classes=NUM_CLASSES,
+        image_shape=IMAGE_SHAPE,
+    )
