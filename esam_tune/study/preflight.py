@@ -7,6 +7,7 @@ from pathlib import Path
 
 from esam_tune.errors import InputError
 from esam_tune.study import cluster
+from esam_tune.study.feasibility import PredictedCost
 from esam_tune.study.folder import StudyFolder, check_storage, study_folder
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.space import Overrides
@@ -76,6 +77,7 @@ def preflight(space: StudySpec, overrides: Overrides, options: SweepOptions) -> 
     if uri != local_uri(options.storage):
         check_uri(uri)
     _check_batch_sizes(spec, workers)
+    PredictedCost(spec, workers).check()
     return Plan(spec=spec, folder=folder, workers=workers, uri=uri)
 
 

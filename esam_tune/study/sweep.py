@@ -15,6 +15,7 @@ from rich.console import Console
 from esam_tune import journal
 from esam_tune.journal import Journal
 from esam_tune.study import cluster
+from esam_tune.study.feasibility import PredictedCost
 from esam_tune.study.folder import StudyFolder
 from esam_tune.study.preflight import Plan, SweepOptions, preflight
 from esam_tune.study.progress import Progress
@@ -95,7 +96,8 @@ def _run(
         plan.uri, artifact_root(options.storage, plan.uri), folder.journal, folder.cursor
     )
     tracker.start()
-    proposals = Proposals(folder.optuna, plan.spec)
+    predicted = PredictedCost(plan.spec, plan.workers)
+    proposals = Proposals(folder.optuna, plan.spec, predicted.admits)
     proposals.settle(record)
     tune_folder = folder.new_tune_folder()
     request = RunRequest(

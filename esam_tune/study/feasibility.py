@@ -1,0 +1,132 @@
+"""What is known of a setting before it runs: the cost of its step, and so whether it is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import product
+from typing import TYPE_CHECKING
+
+from esam_tune import metrics as keys
+from esam_tune.config import OPTIMIZERS, TaskSettings, Value, complete_params
+from esam_tune.errors import InputError
+from esam_tune.study.spec import Choice, Constraint, Range, StudySpec
+
+if TYPE_CHECKING:
+    from esam_tune.optim.cost_model import StepWork
+
+# The cost model agrees with counting to this share.
+_TOLERANCE = 0.02
+# The parameters that the cost of a step depends on. It never falls with beta and gamma.
+_PRICED = ("optimizer", "beta", "gamma", "selection", "every", "batch_size")
+
+
+class PredictedCost:
+    """Predicts `step_flops_ratio` from the parts of the study's network, counted once a batch size.
+
+    Args:
+        spec: the study.
+        workers: of a trial, which share the rows of a batch.
+    """
+
+    def __init__(self, spec: StudySpec, workers: int) -> None:
+        self._spec = spec
+        self._workers = workers
+
+    def __call__(self, params: Mapping[str, Value]) -> float:
+        """The cost of a step with these complete parameters, over the base optimizer's."""
+        from esam_tune.optim import step_cost
+
+        batch_size = int(params.get("batch_size", self._spec.training.batch_size))
+        return step_cost(
+            _measured(self._spec.task, batch_size // self._workers),
+            method=str(params["optimizer"]),
+            beta=float(params.get("beta", 1.0)),
+            gamma=float(params.get("gamma", 1.0)),
+            selection=str(params.get("selection", "exact")),
+            every=int(params.get("every", 1)),
+        )
+
+    def admits(self, params: Mapping[str, Value]) -> bool:
+        """Whether a setting's predicted cost keeps the study's constraints on it."""
+        return all(_excess(c, self(params)) <= 0 for c in _on_cost(self._spec))
+
+    def cheapest_and_dearest(self) -> tuple[tuple[float, str], tuple[float, str]]:
+        """The ends of the predicted cost over the search space, each with a setting that has it."""
+        corners = list(_corners(self._spec))
+        described = [" ".join(f"{k}={v}" for k, v in corner.items()) for corner in corners]
+        priced = list(zip(map(self, map(_completed, corners)), described, strict=True))
+        return min(priced), max(priced)
+
+    def check(self) -> None:
+        """Require that some setting of the space keeps each constraint on the counted cost.
+
+        Raises:
+            InputError: naming the constraint and the end of the predicted cost.
+        """
+        constraints = _on_cost(self._spec)
+        if not constraints:
+            return
+        cheapest, dearest = self.cheapest_and_dearest()
+        for constraint in constraints:
+            below = constraint.relation == "<="
+            cost, setting = cheapest if below else dearest
+            if _excess(constraint, cost) > 0:
+                raise InputError(
+                    f"constraints.{constraint.metric}",
+                    f"no setting of the search space can keep {constraint}: the "
+                    f"{'least' if below else 'greatest'} predicted cost is {cost:.2f} ({setting})",
+                    f"{'raise' if below else 'lower'} the bound or widen the search"
+                    + (", such as to smaller beta and gamma or selection: first_order" * below),
+                )
+
+
+@lru_cache(maxsize=16)
+def _measured(task: TaskSettings, rows: int) -> StepWork:
+    """The parts of a step of the task's network on so many rows."""
+    import torch
+
+    from esam_tune.optim import measure_step_work
+    from esam_tune.tasks.data import load_split
+    from esam_tune.tasks.models import build_model
+
+    train = load_split(task, "train")
+    shape = train.image_shape
+    model = build_model(task.model, shape, train.num_classes, 0, device="meta")
+    labels = torch.zeros(rows, dtype=torch.int64, device="meta")
+    return measure_step_work(model, torch.empty(rows, *shape, device="meta"), labels)
+
+
+def _on_cost(spec: StudySpec) -> list[Constraint]:
+    return [c for c in spec.constraints if c.metric == keys.STEP_FLOPS_RATIO]
+
+
+def _excess(constraint: Constraint, predicted: float) -> float:
+    """By how much a prediction breaks a bound beyond what may be the prediction's own error."""
+    slack = 1 - _TOLERANCE if constraint.relation == "<=" else 1 + _TOLERANCE
+    return constraint.excess(predicted * slack)
+
+
+def _corners(spec: StudySpec) -> Iterator[dict[str, Value]]:
+    """Settings at the ends of every priced dimension: the cost's extremes are among them."""
+    ends: dict[str, tuple[Value, ...]] = {key: (value,) for key, value in spec.fixed.items()}
+    for key, dimension in spec.dimensions.items():
+        if isinstance(dimension, Choice):
+            ends[key] = dimension.choices
+        else:
+            ends[key] = _ends(dimension)
+    priced = {key: ends[key] for key in _PRICED if key in ends}
+    for values in product(*priced.values()):
+        corner = dict(zip(priced, values, strict=True))
+        reads = OPTIMIZERS[str(corner["optimizer"])].defaults
+        yield {k: v for k, v in corner.items() if k in (*reads, "optimizer", "batch_size")}
+
+
+def _completed(corner: dict[str, Value]) -> dict[str, Value]:
+    return complete_params("search", corner)
+
+
+def _ends(dimension: Range) -> tuple[Value, Value]:
+    if dimension.integer:
+        return int(dimension.low), int(dimension.high)
+    return dimension.low, dimension.high
