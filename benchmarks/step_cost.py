@@ -1,4 +1,6 @@
-"""Step time over SGD's of ESAM and its rivals, measured beside predicted. Needs torch alone.
+"""Step time over SGD's of ESAM and its rivals, measured beside predicted.
+
+Needs torch and torchvision alone.
 
     python benchmarks/step_cost.py                                  # two CPU cores, float32
     python benchmarks/step_cost.py --device cuda --precision bf16 --channels-last --compile \
@@ -44,6 +46,7 @@ from esam_tune.optim import (
     step_cost,
     stratified_masks,
 )
+from esam_tune.tasks.models import build_model
 
 Build = Callable[[nn.Module, int], PerSampleOptimizer]
 CLASSES = 100
@@ -104,32 +107,10 @@ CANDIDATES: dict[str, Candidate] = {
 }
 
 
-def resnet18() -> nn.Module:
-    """ResNet-18 with the CIFAR stem."""
-    model = torchvision.models.resnet18(num_classes=CLASSES)
-    model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-    model.maxpool = nn.Identity()
-    network: nn.Module = model
-    return network
-
-
-def vit_s16() -> nn.Module:
-    """ViT-S/16 for 224x224 images."""
-    network: nn.Module = torchvision.models.VisionTransformer(
-        image_size=224,
-        patch_size=16,
-        num_layers=12,
-        num_heads=6,
-        hidden_dim=384,
-        mlp_dim=1536,
-        num_classes=CLASSES,
-    )
-    return network
-
-
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "resnet18": (resnet18, 32),
-    "vit_s16": (vit_s16, 224),
+# Name in the table: the network's name in `esam_tune.tasks.models`, and the side of its images.
+NETWORKS: dict[str, tuple[str, int]] = {
+    "resnet18": ("resnet18_cifar", 32),
+    "vit_s16": ("vit_s_16", 224),
 }
 
 
@@ -176,9 +157,9 @@ class Stepper:
 
 def measure(name: str, batch: int, options: argparse.Namespace) -> None:
     """Time all optimizers on one network and batch size, and print the table."""
-    build, size = NETWORKS[name]
+    model_name, size = NETWORKS[name]
+    network = build_model(model_name, (3, size, size), CLASSES, options.seed).to(options.device)
     torch.manual_seed(options.seed)
-    network = build().to(options.device)
     images = torch.randn(batch, 3, size, size, device=options.device)
     labels = torch.randint(0, CLASSES, (batch,), device=options.device)
     work = measure_step_work(network, images, labels)

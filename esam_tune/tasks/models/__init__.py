@@ -17,7 +17,6 @@ from esam_tune.tasks.models.small_cnn import SmallCNN
 from esam_tune.tasks.models.vit import PATCH_SIZE, vit_s_16
 from esam_tune.tasks.models.wide_resnet import WideResNet
 
-
 Shape = tuple[int, int, int]
 """Channels, height and width of an image as the network receives it."""
 
