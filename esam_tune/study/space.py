@@ -22,10 +22,13 @@ from esam_tune.config import (
 from esam_tune.errors import InputError
 from esam_tune.metrics import OBJECTIVES, Direction
 from esam_tune.study.spec import (
+    SAMPLERS,
+    STOPPING_KINDS,
     Baseline,
     Choice,
     Constraint,
     Dimension,
+    EarlyStopping,
     Range,
     StudySpec,
     describe_params,
@@ -44,8 +47,16 @@ _KEYS = (
     "trials",
     "max_concurrent",
     "seed",
+    "sampler",
+    "early_stopping",
 )
 _REQUIRED = ("task", "training", "search", "objectives", "trials")
+_SAMPLER = Domain(kind=str, choices=SAMPLERS)
+_EARLY_STOPPING = {
+    "kind": Domain(kind=str, choices=STOPPING_KINDS),
+    "grace_epochs": COUNT,
+    "eta": Domain(kind=float, low=1.0, low_open=True),
+}
 _NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _NAME_LENGTH = 100
 
@@ -81,6 +92,8 @@ def parse_space(document: Mapping[str, Any], default_name: str) -> StudySpec:
         trials=int(COUNT.check("trials", document["trials"])),
         max_concurrent=None if concurrent is None else _count("max_concurrent", concurrent),
         seed=int(SEED.check("seed", document.get("seed", 0))),
+        sampler=str(_SAMPLER.check("sampler", document.get("sampler", "tpe"))),
+        early_stopping=_early_stopping(document.get("early_stopping") or {"kind": "none"}),
     )
 
 
@@ -241,6 +254,17 @@ def _constraint(key: str, text: object) -> Constraint:
         f"must be '<= NUMBER' or '>= NUMBER', got {text!r}",
         f'write `{key}: "{example}"`',
     )
+
+
+def _early_stopping(section: object) -> EarlyStopping:
+    check_keys("early_stopping", section, _EARLY_STOPPING, ["kind"])
+    assert isinstance(section, Mapping)
+    given = {
+        key: _EARLY_STOPPING[key].check(f"early_stopping.{key}", value)
+        for key, value in section.items()
+        if not (key == "grace_epochs" and value is None)
+    }
+    return EarlyStopping(**given)  # type: ignore[arg-type]
 
 
 def _number(text: str) -> float:

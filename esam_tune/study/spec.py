@@ -6,15 +6,23 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from esam_tune.config import (
+    HYPERPARAMETERS,
     OPTIMIZERS,
     TRIAL_TRAINING,
     TaskSettings,
     TrainingSettings,
     TrialSettings,
     Value,
+    complete_params,
     trial_settings,
 )
 from esam_tune.metrics import Direction
+
+# How a study's settings are proposed, see esam_tune.study.samplers.
+SAMPLERS = ("tpe", "nsga2", "nsga3", "gp", "random", "qmc", "grid")
+# By what trials are stopped early, see esam_tune.study.rungs: by all objectives, by the accuracy
+# alone, or not at all.
+STOPPING_KINDS = ("pareto", "asha", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +38,25 @@ class Range:
         """Whether a parameter's value lies in the range."""
         return isinstance(value, int | float) and self.low <= value <= self.high
 
+    def at(self, share: float) -> Value:
+        """The value at a share of the range in [0, 1), on its own scale."""
+        if self.integer:
+            # Each integer has the same part of the range, on either scale.
+            count = int(self.high - self.low) + 1
+            if not self.log:
+                return int(self.low) + min(int(share * count), count - 1)
+            value = self.low * ((self.high + 1) / self.low) ** share
+            return min(int(value), int(self.high))
+        if self.log:
+            return min(float(self.low * (self.high / self.low) ** share), self.high)
+        return min(self.low + share * (self.high - self.low), self.high)
+
+    def share(self, value: float) -> float:
+        """How far up the range a value lies on its own scale: 0 at the low end, 1 at the high."""
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
@@ -40,6 +67,10 @@ class Choice:
     def contains(self, value: object) -> bool:
         """Whether a parameter's value is one of them."""
         return value in self.choices
+
+    def at(self, share: float) -> Value:
+        """The choice at a share of the list in [0, 1)."""
+        return self.choices[min(int(share * len(self.choices)), len(self.choices) - 1)]
 
 
 Dimension = Range | Choice
@@ -73,6 +104,22 @@ class Constraint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EarlyStopping:
+    """Whether trials that fall behind are stopped before their last epoch.
+
+    Args:
+        kind: ``pareto`` ranks trials by all objectives, ``asha`` by the accuracy alone, ``none``
+            lets every trial run to its end.
+        grace_epochs: epochs before the first ranking, or None for one in eta of a trial's.
+        eta: of the trials ranked together one in eta goes on, to eta times the epochs.
+    """
+
+    kind: str = "none"
+    grace_epochs: int | None = None
+    eta: float = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudySpec:
     """A study as asked for.
 
@@ -90,6 +137,8 @@ class StudySpec:
         trials: the search's budget, baselines not counted.
         max_concurrent: trials at a time, or None for as many as fit.
         seed: of the sampler and of every trial.
+        sampler: that proposes settings, one of ``SAMPLERS``.
+        early_stopping: of trials that fall behind.
     """
 
     name: str
@@ -104,6 +153,8 @@ class StudySpec:
     trials: int
     max_concurrent: int | None
     seed: int
+    sampler: str = "tpe"
+    early_stopping: EarlyStopping = EarlyStopping()
 
     @property
     def accuracy_metric(self) -> str:
@@ -114,6 +165,33 @@ class StudySpec:
     def cost_metric(self) -> str:
         """The objective that picks and pictures minimise."""
         return next(key for key, direction in self.objectives.items() if direction == "min")
+
+    @property
+    def optimizers(self) -> tuple[str, ...]:
+        """The optimizers that search trials may use."""
+        searched = self.dimensions.get("optimizer")
+        names = searched.choices if isinstance(searched, Choice) else (self.fixed["optimizer"],)
+        return tuple(map(str, names))
+
+    def searched_with(self, optimizer: str) -> dict[str, Dimension]:
+        """The dimensions that a trial with this optimizer has, the optimizer's own choice aside."""
+        reads = OPTIMIZERS[optimizer].defaults
+        return {
+            key: dimension
+            for key, dimension in self.dimensions.items()
+            if key != "optimizer" and (key in reads or key not in HYPERPARAMETERS)
+        }
+
+    def completed(self, searched: Mapping[str, Value]) -> dict[str, Value]:
+        """A search trial's complete parameters; what its optimizer does not read is dropped.
+
+        Args:
+            searched: a value of every dimension that the optimizer reads, possibly of more.
+        """
+        params = {**self.fixed, **searched}
+        reads = OPTIMIZERS[str(params["optimizer"])].defaults
+        used = {k: v for k, v in params.items() if k not in HYPERPARAMETERS or k in reads}
+        return complete_params("search", used)
 
     def batch_sizes(self) -> list[tuple[str, int]]:
         """Batch sizes that trials may use, each with the field that asks for it."""
@@ -167,6 +245,8 @@ class StudySpec:
             "trials": self.trials,
             "max_concurrent": self.max_concurrent,
             "seed": self.seed,
+            "sampler": self.sampler,
+            "early_stopping": asdict(self.early_stopping),
         }
 
 
@@ -195,8 +275,7 @@ def coordinates(spec: StudySpec, params: Mapping[str, Value]) -> dict[str, Value
         spec: the study.
         params: a trial's complete parameters.
     """
-    searched = spec.dimensions.get("optimizer")
-    names = searched.choices if isinstance(searched, Choice) else (spec.fixed["optimizer"],)
+    names = spec.optimizers
     point = dict(params)
     if point["optimizer"] in ("sam", "asam") and point["optimizer"] not in names:
         adaptive = point["optimizer"] == "asam"
