@@ -118,6 +118,13 @@ def changed(**changes):
             id="objective",
         ),
         pytest.param(
+            changed(
+                search__beta=0.5, search__gamma=0.5, constraints={"step_flops_ratio": "<= 1.4"}
+            ),
+            ["constraints.step_flops_ratio: ", "predicted cost is 1.6", "selection: first_order"],
+            id="a cost that cannot be had",
+        ),
+        pytest.param(
             changed(task__dataset="digit"),
             ["task.dataset: must be one of digits", "got 'digit'", "did you mean 'digits'?"],
             id="dataset",
