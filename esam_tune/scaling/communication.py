@@ -101,11 +101,11 @@ class AllReduceTime:
 
 @dataclass(frozen=True, kw_only=True)
 class StepTime:
-    """One measured step beside what it would take without the others.
+    """One measured step beside what it takes without communication.
 
     Args:
         workers: k, at least 2.
-        compute: seconds of the step of one worker with as many rows.
+        compute: seconds of the same step when it sends nothing.
         traffic: what it sends.
         seconds: measured on k workers.
     """
@@ -136,7 +136,7 @@ class Model:
         """Seconds of a step, T(k).
 
         Args:
-            compute: seconds of the step of one worker with as many rows.
+            compute: seconds of the step when it sends nothing.
             traffic: what it sends.
             workers: k.
             network: another than the fitted one.

@@ -106,17 +106,14 @@ class _Place:
         self._group = group
         self._device = device
         self._settings: TrialSettings = trial_settings(cell.settings)
-        split = load_split(self._settings.task, "train")
+        split = load_split(self._settings.task, "train").to(device)
         draw = torch.Generator().manual_seed(seed + rank)
         # Drawn with replacement: many workers may hold more rows than a small data set has.
         rows = torch.randint(len(split), (cell.rows,), generator=draw)
-        self._images = split.images[rows].to(device)
-        self._labels = split.labels[rows].to(device)
+        images, labels = zip(*split.in_order(rows), strict=True)
+        self._images, self._labels = torch.cat(images), torch.cat(labels)
         self._model = build_model(
-            self._settings.task.model,
-            split.images.shape[1],
-            split.num_classes,
-            self._settings.seed,
+            self._settings.task.model, split.image_shape, split.num_classes, self._settings.seed
         ).to(device)
         self._model.train()
         self._initial = {k: v.clone() for k, v in self._model.state_dict().items()}

@@ -16,7 +16,7 @@ from esam_tune.study.record import StudyRecord
 from esam_tune.study.space import check_name
 from esam_tune.tracking.spool import Cursor
 
-_RESERVED = ("models", "mlartifacts", "mlflow.db")
+_RESERVED = ("models", "scaling", "mlartifacts", "mlflow.db")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,107 @@
+"""A scaling study as the terminal shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_study(document: Mapping[str, Any], console: Console) -> None:
+    """Print measurements, model, checks, predictions and where the files are."""
+    console.print(
+        f"{document['mode'].capitalize()} scaling, medians of {document['rounds']} rounds "
+        "with 95 % intervals"
+    )
+    console.print(_measured(document))
+    model = document["model"]
+    latency, bandwidth = model["latency_seconds"], model["bandwidth_bytes_per_second"]
+    console.print(
+        f"\nmodel: latency {_with_interval(latency, 1e6, '.3g')} µs, bandwidth "
+        f"{_with_interval(bandwidth, 1e-6, '.3g')} MB/s, overlap "
+        f"{_with_interval(model['overlap'], 1, '.2g')}, spread "
+        f"{_with_interval(model['spread'], 1, '.2g')}"
+    )
+    for line in model["not_told"]:
+        console.print(f"not told by these counts: {line}")
+    for check in model["leave_one_out"]:
+        told = ", ".join(
+            f"{_label(document, method)} {100 * error:+.1f} %"
+            for method, error in check["errors"].items()
+        )
+        console.print(f"leaving out {check['workers']} workers: {check['reason'] or told}")
+    console.print()
+    console.print(_predicted(document))
+    console.print()
+    for sentence in document["findings"]:
+        console.print(sentence)
+    console.print()
+    for path in document["plots"]:
+        console.print(f"picture: {path}")
+    console.print(f"numbers: {document['result']}")
+
+
+def _measured(document: Mapping[str, Any]) -> Table:
+    table = _table(
+        "setting", "workers", "images/s", "step ms", "speed-up", "efficiency", "exposed ms",
+        "all-reduce ms", "MB sent", "lr", "rho", "val acc",
+    )  # fmt: skip
+    for method in document["methods"]:
+        for point in method["points"]:
+            accuracy = point["val_accuracy"]
+            table.add_row(
+                method["label"],
+                str(point["workers"]),
+                _with_interval(point["images_per_second"], 1, ".4g"),
+                _with_interval(point["step_seconds"], 1e3, ".3g"),
+                _with_interval(point["speed_up"], 1, ".3g"),
+                _with_interval(point["efficiency"], 1, ".2g"),
+                _with_interval(point.get("exposed_seconds"), 1e3, ".2g"),
+                _with_interval(point.get("all_reduce_seconds"), 1e3, ".2g"),
+                f"{point['all_reduce_bytes'] / 1e6:.3g}",
+                f"{point['scaled']['effective.lr']:.3g}",
+                f"{point['scaled'].get('effective.rho', '-')}",
+                "-" if accuracy is None else f"{100 * accuracy:.1f}%",
+            )
+    return table
+
+
+def _predicted(document: Mapping[str, Any]) -> Table:
+    table = _table("predicted for", "setting", "workers", "efficiency", "images/s")
+    for network in document["methods"][0]["predictions"]:
+        for method in document["methods"]:
+            point = method["predictions"][network][-1]
+            table.add_row(
+                f"the {network} network",
+                method["label"],
+                f"{point['workers']:,}",
+                _with_interval(point["efficiency"], 1, ".2g"),
+                _with_interval(point["images_per_second"], 1, ".3g"),
+            )
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="left" if name == "setting" else "right")
+    return table
+
+
+def _with_interval(estimate: Mapping[str, Any] | None, unit: float, form: str) -> str:
+    """A value with its interval behind it; the value alone where both ends are it."""
+    if estimate is None or estimate["value"] is None:
+        return "-"
+    value, low, high = (estimate[key] for key in ("value", "low", "high"))
+    if low == high:
+        return f"{value * unit:{form}}"
+    ends = ["-" if end is None else f"{end * unit:{form}}" for end in (low, high)]
+    return f"{value * unit:{form}} ({ends[0]} to {ends[1]})"
+
+
+def _label(document: Mapping[str, Any], method: str) -> str:
+    labels = {each["method"]: each["label"] for each in document["methods"]}
+    return str(labels[method])
