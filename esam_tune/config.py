@@ -151,6 +151,11 @@ AUGMENTATIONS = ("none", "crop", "crop_flip", "crop_cutout", "crop_flip_cutout")
 # Data set -> the task's settings it reads beside those that all read, with their defaults.
 DATASETS: dict[str, Mapping[str, Value | None]] = {
     "digits": {"augment": "none"},
+    "cifar10": {"data_dir": None, "val_share": 0.1, "augment": "crop_flip_cutout"},
+    "cifar100": {"data_dir": None, "val_share": 0.1, "augment": "crop_flip_cutout"},
+    "glyphs": {"data_dir": None, "samples": 20_000, "val_share": 0.1, "augment": "none"},
+    "imagenet": {"data_dir": None, "image_size": 224, "val_share": 0.02, "augment": "crop_flip"},
+    "folder": {"data_dir": None, "image_size": 224, "val_share": 0.1, "augment": "crop_flip"},
 }
 
 

@@ -80,7 +80,12 @@ class Room:
 
 ROOMS = (
     Room("optim", ("optim",), ("torch",)),
-    Room("tasks", ("tasks", "config", "errors"), ("torch", "torchvision", "sklearn", "numpy")),
+    Room(
+        "tasks",
+        ("tasks", "config", "errors"),
+        # matplotlib's font files are read as files: matplotlib itself is not imported.
+        ("torch", "torchvision", "sklearn", "numpy", "PIL"),
+    ),
     Room("errors", (), ()),
     Room("config", ("errors",), ()),
     Room("worker_scaling", ("config", "errors"), ()),

@@ -13,6 +13,8 @@ from torch import Tensor
 # Uniform numbers a row takes: the crop's place (2), whether it is flipped, whether a square is cut
 # out of it, and the square's place (2).
 DRAWS = 6
+CROP_DRAW = 0
+"""The number that fixes the crop of an image that is cropped while it is decoded."""
 _CROP_TOP, _CROP_LEFT, _FLIP, _CUT, _CUT_TOP, _CUT_LEFT = range(DRAWS)
 
 

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from esam_tune.config import TaskSettings
 from esam_tune.errors import InputError
+from esam_tune.tasks import cifar, digits, glyphs
 from esam_tune.tasks.augmentation import Augmentation
 from esam_tune.tasks.batches import Batches, BatchOrder
-from esam_tune.tasks.digits import IMAGE_SHAPE, NUM_CLASSES, load_digits
+from esam_tune.tasks.image_folder import load_folder, shape_of
 from esam_tune.tasks.models import build_model
 from esam_tune.tasks.splits import Split, SplitName
 
@@ -30,7 +31,21 @@ class DataSet:
 
 
 DATA_SETS: dict[str, DataSet] = {
-    "digits": DataSet(load=load_digits, shape=lambda _: (IMAGE_SHAPE, NUM_CLASSES)),
+    "digits": DataSet(
+        load=digits.load_digits, shape=lambda _: (digits.IMAGE_SHAPE, digits.NUM_CLASSES)
+    ),
+    "glyphs": DataSet(
+        load=glyphs.load_glyphs, shape=lambda _: (glyphs.IMAGE_SHAPE, glyphs.NUM_CLASSES)
+    ),
+    "imagenet": DataSet(load=load_folder, shape=shape_of),
+    "folder": DataSet(load=load_folder, shape=shape_of),
+    **{
+        name: DataSet(
+            load=cifar.load_cifar,
+            shape=lambda task: (cifar.IMAGE_SHAPE, cifar.NUM_CLASSES[task.dataset]),
+        )
+        for name in cifar.NUM_CLASSES
+    },
 }
 
 
