@@ -110,16 +110,10 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
             what, f"{str(path)!r} is larger than {MAX_BYTES} bytes", "name the right file"
         )
     try:
-        document = yaml.load(raw.decode("utf-8"), Loader=_Loader)  # noqa: S506 - derives from SafeLoader
+        text = raw.decode("utf-8")
     except UnicodeDecodeError:
         raise InputError(what, f"{str(path)!r} is not UTF-8 text", "name a YAML file") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise InputError(
-            what, f"{str(path)!r}{where} is not readable as YAML: {problem}", "mend that line"
-        ) from None
+    document = _load(text, what, str(path))
     if not isinstance(document, dict):
         raise InputError(
             what,
@@ -127,6 +121,29 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
             "write `key: value` lines",
         )
     return document
+
+
+def read_value(text: str, what: str) -> Any:
+    """The value that a piece of YAML spells, such as ``0.5``, ``true`` or ``{low: 1, high: 4}``.
+
+    Raises:
+        InputError: naming ``what`` when it is too long or not YAML.
+    """
+    if len(text) > MAX_BYTES:
+        raise InputError(what, f"is longer than {MAX_BYTES} characters", "use a file")
+    return _load(text, what, text)
+
+
+def _load(text: str, what: str, shown: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - derives from SafeLoader
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise InputError(
+            what, f"{shown!r}{where} is not readable as YAML: {problem}", "mend that line"
+        ) from None
 
 
 def write_yaml(path: Path, document: dict[str, Any], comment: str) -> None:

@@ -1,19 +1,16 @@
 """The search space file: parsed, checked, and with the command line's overrides applied."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from esam_tune.config import (
     COUNT,
-    HYPERPARAMETERS,
-    OPTIMIZERS,
     PARAMETERS,
     SEED,
     Domain,
-    Value,
     check_keys,
     complete_params,
     task_settings,
@@ -21,19 +18,17 @@ from esam_tune.config import (
 )
 from esam_tune.errors import InputError
 from esam_tune.metrics import OBJECTIVES, Direction
+from esam_tune.study.search_section import search_section
 from esam_tune.study.spec import (
     SAMPLERS,
     STOPPING_KINDS,
     Baseline,
-    Choice,
     Constraint,
-    Dimension,
     EarlyStopping,
-    Range,
     StudySpec,
     describe_params,
 )
-from esam_tune.yaml_file import read_yaml
+from esam_tune.yaml_file import read_value, read_yaml
 
 _KEYS = (
     "name",
@@ -50,9 +45,9 @@ _KEYS = (
     "sampler",
     "early_stopping",
 )
-_REQUIRED = ("task", "training", "search", "objectives", "trials")
-_SAMPLER = Domain(kind=str, choices=SAMPLERS)
-_EARLY_STOPPING = {
+REQUIRED = ("task", "training", "search", "objectives", "trials")
+SAMPLER = Domain(kind=str, choices=SAMPLERS)
+EARLY_STOPPING = {
     "kind": Domain(kind=str, choices=STOPPING_KINDS),
     "grace_epochs": COUNT,
     "eta": Domain(kind=float, low=1.0, low_open=True),
@@ -61,13 +56,41 @@ _NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123
 _NAME_LENGTH = 100
 
 
-def load_space(path: Path) -> StudySpec:
+def load_space(path: Path, assignments: Sequence[str] = ()) -> StudySpec:
     """Read and check a space file.
+
+    Args:
+        path: of the file.
+        assignments: ``section.key=VALUE`` each, put over what the file says.
 
     Raises:
         InputError: for anything in it that cannot be used.
     """
-    return parse_space(read_yaml(path, "SPACE"), default_name=path.stem)
+    document = read_yaml(path, "SPACE")
+    for assignment in assignments:
+        _assign(document, assignment)
+    return parse_space(document, default_name=path.stem)
+
+
+def _assign(document: dict[str, Any], assignment: str) -> None:
+    """Set one field of a document; an empty value takes it out."""
+    name, equals, text = assignment.partition("=")
+    *sections, key = name.split(".")
+    if not equals or not all([*sections, key]):
+        raise InputError(
+            "--set", f"must be FIELD=VALUE, got {assignment!r}", "write task.label_noise=0.2"
+        )
+    part: Any = document
+    for section in sections:
+        part = part.setdefault(section, {})
+        if not isinstance(part, dict):
+            raise InputError(
+                "--set", f"{section} is no section, got {assignment!r}", "name a field of the file"
+            )
+    if text:
+        part[key] = read_value(text, "--set")
+    else:
+        part.pop(key, None)
 
 
 def parse_space(document: Mapping[str, Any], default_name: str) -> StudySpec:
@@ -76,8 +99,8 @@ def parse_space(document: Mapping[str, Any], default_name: str) -> StudySpec:
     Raises:
         InputError: naming the field, the bound, the value and the remedy.
     """
-    check_keys("", document, _KEYS, _REQUIRED)
-    fixed, dimensions = _search(document["search"])
+    check_keys("", document, _KEYS, REQUIRED)
+    fixed, dimensions = search_section(document["search"])
     concurrent = document.get("max_concurrent")
     return StudySpec(
         name=check_name("name", document.get("name", default_name)),
@@ -92,7 +115,7 @@ def parse_space(document: Mapping[str, Any], default_name: str) -> StudySpec:
         trials=int(COUNT.check("trials", document["trials"])),
         max_concurrent=None if concurrent is None else _count("max_concurrent", concurrent),
         seed=int(SEED.check("seed", document.get("seed", 0))),
-        sampler=str(_SAMPLER.check("sampler", document.get("sampler", "tpe"))),
+        sampler=str(SAMPLER.check("sampler", document.get("sampler", "tpe"))),
         early_stopping=_early_stopping(document.get("early_stopping") or {"kind": "none"}),
     )
 
@@ -157,68 +180,6 @@ def _text(field: str, value: object) -> str:
     return value.strip()
 
 
-def _search(section: object) -> tuple[dict[str, Value], dict[str, Dimension]]:
-    check_keys("search", section, PARAMETERS, ["optimizer"])
-    assert isinstance(section, Mapping)
-    fixed: dict[str, Value] = {}
-    dimensions: dict[str, Dimension] = {}
-    for key, entry in section.items():
-        if isinstance(entry, Mapping):
-            dimensions[key] = _dimension(f"search.{key}", PARAMETERS[key], entry)
-        else:
-            fixed[key] = PARAMETERS[key].check(f"search.{key}", entry)
-    if not dimensions:
-        raise InputError(
-            "search",
-            "needs at least one parameter with a range or choices, got only fixed values",
-            "give one, such as `rho: {low: 0.01, high: 1.0, log: true}`",
-        )
-    choice = dimensions.get("optimizer")
-    names = choice.choices if isinstance(choice, Choice) else (fixed["optimizer"],)
-    read = {key for name in names for key in OPTIMIZERS[str(name)].defaults}
-    for key in section:
-        if key in HYPERPARAMETERS and key not in read:
-            raise InputError(
-                f"search.{key}",
-                f"is not read by {', '.join(map(str, names))}",
-                "remove it or search an optimizer that reads it",
-            )
-    return fixed, dimensions
-
-
-def _dimension(field: str, domain: Domain, entry: Mapping[str, Any]) -> Dimension:
-    if "choices" in entry:
-        check_keys(field, entry, ["choices"], ["choices"])
-        values = entry["choices"]
-        if not isinstance(values, list) or not values:
-            raise InputError(
-                f"{field}.choices", f"must be a list of values, got {values!r}", "write [a, b]"
-            )
-        checked = tuple(domain.check(f"{field}.choices", value) for value in values)
-        if len(set(checked)) < len(checked):
-            raise InputError(f"{field}.choices", f"holds a value twice, got {values!r}", "drop it")
-        return Choice(choices=checked)
-    if domain.kind not in (int, float):
-        raise InputError(
-            field, f"has no order, so it takes choices, got {dict(entry)!r}", "write choices: [..]"
-        )
-    check_keys(field, entry, ["low", "high", "log"], ["low", "high"])
-    low = float(domain.check(f"{field}.low", entry["low"]))
-    high = float(domain.check(f"{field}.high", entry["high"]))
-    log = entry.get("log", False)
-    if not isinstance(log, bool):
-        raise InputError(f"{field}.log", f"must be true or false, got {log!r}", "write log: true")
-    if low >= high:
-        raise InputError(
-            f"{field}.low", f"must be below high = {high:g}, got {low:g}", "swap or widen the range"
-        )
-    if log and low <= 0:
-        raise InputError(
-            f"{field}.low", f"must be > 0 on a log scale, got {low:g}", "raise low or drop log"
-        )
-    return Range(low=low, high=high, log=log, integer=domain.kind is int)
-
-
 def _objectives(section: object) -> dict[str, Direction]:
     check_keys("objectives", section, OBJECTIVES, [])
     assert isinstance(section, Mapping)
@@ -257,10 +218,10 @@ def _constraint(key: str, text: object) -> Constraint:
 
 
 def _early_stopping(section: object) -> EarlyStopping:
-    check_keys("early_stopping", section, _EARLY_STOPPING, ["kind"])
+    check_keys("early_stopping", section, EARLY_STOPPING, ["kind"])
     assert isinstance(section, Mapping)
     given = {
-        key: _EARLY_STOPPING[key].check(f"early_stopping.{key}", value)
+        key: EARLY_STOPPING[key].check(f"early_stopping.{key}", value)
         for key, value in section.items()
         if not (key == "grace_epochs" and value is None)
     }
