@@ -84,17 +84,11 @@ class PredictedCost:
 @lru_cache(maxsize=16)
 def _measured(task: TaskSettings, rows: int) -> StepWork:
     """The parts of a step of the task's network on so many rows."""
-    import torch
 
     from esam_tune.optim import measure_step_work
-    from esam_tune.tasks.data import load_split
-    from esam_tune.tasks.models import build_model
+    from esam_tune.tasks.data import step_example
 
-    train = load_split(task, "train")
-    shape = train.image_shape
-    model = build_model(task.model, shape, train.num_classes, 0, device="meta")
-    labels = torch.zeros(rows, dtype=torch.int64, device="meta")
-    return measure_step_work(model, torch.empty(rows, *shape, device="meta"), labels)
+    return measure_step_work(*step_example(task, rows))
 
 
 def _on_cost(spec: StudySpec) -> list[Constraint]:
