@@ -146,13 +146,13 @@ def findings(design: Design, methods: Sequence[Mapping[str, Any]]) -> list[str]:
             ends = [method["predictions"][network][-1] for method in (chosen, sgd)]
             shown = "fitted" if network == FITTED else "described"
             count = ends[0]["workers"]
-            where.append((f"predicted for {count} workers on the {shown} network", *ends))
+            where.append((f"predicted for {count:,} workers on the {shown} network", *ends))
     for text, one, other in where:
         efficiency = one["efficiency"]["value"], other["efficiency"]["value"]
         images = one["images_per_second"]["value"], other["images_per_second"]["value"]
         sentences.append(
             f"Efficiency {text}: {efficiency[0]:.3g} against SGD's {efficiency[1]:.3g}. Throughput "
-            f"is another matter: {images[0]:.4g} images/s against {images[1]:.4g}."
+            f"is another matter: {images[0]:,.0f} images/s against {images[1]:,.0f}."
         )
     return sentences
 

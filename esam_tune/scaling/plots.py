@@ -68,7 +68,7 @@ def measured_figure(document: Mapping[str, Any]) -> Figure:
     _share_axis(right, document["methods"], "points")
     left.set_title("speed-up over one worker", **_PANEL_TITLE)
     right.set_title("efficiency (speed-up a worker)", **_PANEL_TITLE)
-    _legend(figure, document, ideal=True)
+    _legend(figure, document, bars=True)
     return figure
 
 
@@ -118,7 +118,7 @@ def predicted_figure(document: Mapping[str, Any], network: str) -> Figure:
     right.set_yscale("log", base=10)
     left.set_title("efficiency (speed-up a worker)", **_PANEL_TITLE)
     right.set_title("throughput, images/s", **_PANEL_TITLE)
-    _legend(figure, document, ideal=True, measured=network == "fitted")
+    _legend(figure, document, bars=False, measured=network == "fitted")
     return figure
 
 
@@ -132,7 +132,7 @@ def _figure(title: str) -> tuple[Figure, Sequence[Axes]]:
     with mpl.rc_context(TEXT):
         figure = Figure(figsize=(9.0, 4.4), dpi=DPI, facecolor="white")
         panels: list[Axes] = list(figure.subplots(1, 2))
-    figure.subplots_adjust(left=0.07, right=0.985, top=0.75, bottom=0.13, wspace=0.18)
+    figure.subplots_adjust(left=0.07, right=0.975, top=0.75, bottom=0.13, wspace=0.18)
     text = figure.text(0.012, 0.955, title, va="center", fontsize=12, weight="bold", color=INK)
     text.set_parse_math(False)
     for panel in panels:
@@ -191,22 +191,26 @@ def _share_axis(
 
 
 def _legend(
-    figure: Figure, document: Mapping[str, Any], *, ideal: bool, measured: bool = True
+    figure: Figure, document: Mapping[str, Any], *, bars: bool, measured: bool = True
 ) -> None:
     """One row between the title and the panels, where it cannot cover a point."""
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
-    handles, texts = [], []
+    handles: list[Any] = []
+    texts = []
     for look, method in zip(LOOKS, document["methods"], strict=False):
         shown = look if measured else {**look, "marker": ""}
         handles.append(Line2D([], [], lw=1.6, ms=7, mec="white", **shown))
         texts.append(shorten(method["label"], 44, placeholder=" …"))
-    if ideal:
-        handles.append(Line2D([], [], **{k: v for k, v in IDEAL.items() if k != "zorder"}))
-        texts.append("ideal")
+    handles.append(Line2D([], [], **{k: v for k, v in IDEAL.items() if k != "zorder"}))
+    texts.append("ideal")
+    if not bars:
+        handles.append(Patch(color=MUTED, alpha=0.2, lw=0))
+        texts.append("95 % band")
     legend = figure.legend(
         handles, texts, ncols=len(texts), loc="center left", bbox_to_anchor=(0.008, 0.885),
-        frameon=False, fontsize=9.5, handlelength=2.6, columnspacing=1.8,
+        frameon=False, fontsize=9.5, handlelength=3.6, columnspacing=1.8,
     )  # fmt: skip
     for text in legend.get_texts():
         text.set_parse_math(False)

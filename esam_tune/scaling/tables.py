@@ -16,6 +16,9 @@ def print_study(document: Mapping[str, Any], console: Console) -> None:
         "with 95 % intervals"
     )
     console.print(_measured(document))
+    if any(point["val_accuracy"] is not None for point in document["methods"][0]["points"]):
+        console.print()
+        console.print(_trained(document))
     model = document["model"]
     latency, bandwidth = model["latency_seconds"], model["bandwidth_bytes_per_second"]
     console.print(
@@ -46,24 +49,38 @@ def print_study(document: Mapping[str, Any], console: Console) -> None:
 def _measured(document: Mapping[str, Any]) -> Table:
     table = _table(
         "setting", "workers", "images/s", "step ms", "speed-up", "efficiency", "exposed ms",
-        "all-reduce ms", "MB sent", "lr", "rho", "val acc",
+        "all-reduce ms", "MB",
     )  # fmt: skip
+    for method in document["methods"]:
+        for point in method["points"]:
+            table.add_row(
+                method["label"],
+                str(point["workers"]),
+                _value(point["images_per_second"], 1, ",.0f"),
+                _value(point["step_seconds"], 1e3, ".4g"),
+                _with_interval(point["speed_up"], 1, ".3g"),
+                _value(point["efficiency"], 100, ".0f") + " %",
+                _value(point.get("exposed_seconds"), 1e3, ".2g"),
+                _value(point.get("all_reduce_seconds"), 1e3, ".2g"),
+                f"{point['all_reduce_bytes'] / 1e6:.3g}",
+            )
+    return table
+
+
+def _trained(document: Mapping[str, Any]) -> Table:
+    """What the count does to batch, learning rate and m, and the accuracy reached."""
+    table = _table("setting", "workers", "batch", "rows each", "lr", "rho", "validation accuracy")
     for method in document["methods"]:
         for point in method["points"]:
             accuracy = point["val_accuracy"]
             table.add_row(
                 method["label"],
                 str(point["workers"]),
-                _with_interval(point["images_per_second"], 1, ".4g"),
-                _with_interval(point["step_seconds"], 1e3, ".3g"),
-                _with_interval(point["speed_up"], 1, ".3g"),
-                _with_interval(point["efficiency"], 1, ".2g"),
-                _with_interval(point.get("exposed_seconds"), 1e3, ".2g"),
-                _with_interval(point.get("all_reduce_seconds"), 1e3, ".2g"),
-                f"{point['all_reduce_bytes'] / 1e6:.3g}",
+                str(point["batch_size"]),
+                str(point["rows_per_worker"]),
                 f"{point['scaled']['effective.lr']:.3g}",
                 f"{point['scaled'].get('effective.rho', '-')}",
-                "-" if accuracy is None else f"{100 * accuracy:.1f}%",
+                "-" if accuracy is None else f"{100 * accuracy:.1f} %",
             )
     return table
 
@@ -78,7 +95,7 @@ def _predicted(document: Mapping[str, Any]) -> Table:
                 method["label"],
                 f"{point['workers']:,}",
                 _with_interval(point["efficiency"], 1, ".2g"),
-                _with_interval(point["images_per_second"], 1, ".3g"),
+                _with_interval(point["images_per_second"], 1, ",.0f"),
             )
     return table
 
@@ -91,10 +108,16 @@ def _table(first: str, *others: str) -> Table:
     return table
 
 
+def _value(estimate: Mapping[str, Any] | None, unit: float, form: str) -> str:
+    if estimate is None or estimate["value"] is None:
+        return "-"
+    return f"{estimate['value'] * unit:{form}}"
+
+
 def _with_interval(estimate: Mapping[str, Any] | None, unit: float, form: str) -> str:
     """A value with its interval behind it; the value alone where both ends are it."""
     if estimate is None or estimate["value"] is None:
-        return "-"
+        return _value(estimate, unit, form)
     value, low, high = (estimate[key] for key in ("value", "low", "high"))
     if low == high:
         return f"{value * unit:{form}}"
