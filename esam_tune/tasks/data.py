@@ -13,7 +13,7 @@ from esam_tune.tasks import cifar, digits, glyphs
 from esam_tune.tasks.augmentation import Augmentation
 from esam_tune.tasks.batches import Batches, BatchOrder
 from esam_tune.tasks.image_folder import load_folder, shape_of
-from esam_tune.tasks.models import build_model
+from esam_tune.tasks.models import build_model, check_model
 from esam_tune.tasks.splits import Split, SplitName
 
 
@@ -63,6 +63,20 @@ def load_split(task: TaskSettings, name: SplitName) -> Split:
         noisy = symmetric_noise(split.labels, split.num_classes, task.label_noise, task.split_seed)
         split = split.with_labels(noisy)
     return split
+
+
+def checked_train_split(task: TaskSettings) -> Split:
+    """The train split, after all that can be checked of a task before it is trained.
+
+    This prepares the data set on this machine. No test image is decoded or looked at.
+
+    Raises:
+        InputError: when the data set is missing, corrupt or cannot be downloaded, or when the
+            network does not take its images.
+    """
+    train = load_split(task, "train")
+    check_model(task.model, train.image_shape)
+    return train
 
 
 def training_batches(
