@@ -193,7 +193,7 @@ def test_mlflows_compose_file_is_closed_to_the_outside_and_holds_no_password():
     assert server["ports"] == ["${MLFLOW_BIND:-127.0.0.1}:5000:5000"]
     assert database["environment"]["POSTGRES_PASSWORD"].startswith("${POSTGRES_PASSWORD:?")
     uri = server["environment"]["MLFLOW_BACKEND_STORE_URI"]
-    assert uri == "postgresql://mlflow:${POSTGRES_PASSWORD}@postgres:5432/mlflow"
+    assert uri == "postgresql+psycopg://mlflow:${POSTGRES_PASSWORD}@postgres:5432/mlflow"
     assert "postgresql" not in server["command"]
     named = {volume.split(":")[0] for s in (database, server) for volume in s["volumes"]}
     assert named == set(document["volumes"])
