@@ -125,12 +125,19 @@ HYPERPARAMETERS: dict[str, Domain] = {
     "alpha": NOT_NEGATIVE,
 }
 
+PRECISIONS = ("fp32", "bf16", "fp16")
+
 TRAINING: dict[str, Domain] = {
     "epochs": COUNT,
     "batch_size": COUNT,
     "lr": POSITIVE,
     "momentum": Domain(kind=float, low=0.0, high=1.0, high_open=True),
     "weight_decay": NOT_NEGATIVE,
+    "label_smoothing": Domain(kind=float, low=0.0, high=1.0, high_open=True),
+    "warmup_epochs": Domain(kind=int, low=0),
+    "precision": Domain(kind=str, choices=PRECISIONS),
+    "channels_last": Domain(kind=bool),
+    "compile": Domain(kind=bool),
 }
 
 # A trial may change how it is trained, but not for how long: trials of one study stay comparable.
@@ -228,6 +235,15 @@ class TrainingSettings:
         lr: initial learning rate.
         momentum: SGD's momentum.
         weight_decay: SGD's weight decay.
+        label_smoothing: share of each training label that is spread evenly over all classes.
+        warmup_epochs: epochs at the start with a linearly rising learning rate, fewer than
+            ``epochs``.
+        precision: of the passes; weights stay float32. ``bf16`` and ``fp16`` are autocast's, the
+            latter with loss scaling and on a GPU alone.
+        channels_last: whether images and convolutions lie in memory with channels last, which is
+            what tensor cores want.
+        compile: whether steps run through ``torch.compile``. ESAM's weight perturbation then
+            saves no time, whatever beta: see docs/esam.md.
     """
 
     epochs: int
@@ -235,6 +251,34 @@ class TrainingSettings:
     lr: float
     momentum: float = 0.9
     weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    warmup_epochs: int = 0
+    precision: str = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what concerns two settings together."""
+        if self.warmup_epochs >= self.epochs:
+            raise InputError(
+                "training.warmup_epochs",
+                f"must be less than the {self.epochs} epochs, got {self.warmup_epochs}",
+                "use fewer, or more epochs",
+            )
+
+
+def check_precision(training: TrainingSettings, *, gpu: bool) -> None:
+    """Require a precision that the workers' devices offer.
+
+    Raises:
+        InputError: for fp16 without a GPU.
+    """
+    if training.precision == "fp16" and not gpu:
+        raise InputError(
+            "training.precision",
+            "fp16 needs a CUDA GPU, and the workers have none",
+            "use bf16, which needs no loss scaling, or fp32",
+        )
 
 
 def check_keys(name: str, received: object, known: Iterable[str], required: Iterable[str]) -> None:

@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+
+from esam_tune.computation import Computation
 
 # Pairs of timed steps a whole run aims for: its median then stands still to a few per cent.
 _PAIRS = 48
@@ -27,6 +29,7 @@ class StepTimer:
         model: of the training, before replication; it is copied.
         build_base: the base optimizer for a model.
         replicate: wraps the copy as the training wraps its model, so that both communicate alike.
+        computation: how the training's steps are computed; base steps are computed alike.
         period: of the optimizer, whose every ``period``-th step is sharpness-aware and dear.
     """
 
@@ -35,9 +38,12 @@ class StepTimer:
         model: nn.Module,
         build_base: Callable[[nn.Module], torch.optim.Optimizer],
         replicate: Callable[[nn.Module], nn.Module],
+        computation: Computation,
         period: int = 1,
     ) -> None:
-        self._copy = replicate(copy.deepcopy(model))
+        self._computation = computation
+        self._copy = computation.compiled(replicate(copy.deepcopy(model)))
+        self._scaler = computation.scaler() or GradScaler(enabled=False)
         self._base = build_base(self._copy)
         self._period = period
         self._sharp_seconds: list[float] = []
@@ -119,8 +125,10 @@ class StepTimer:
         self._synchronize(images)
         start = time.perf_counter()
         self._base.zero_grad()
-        F.cross_entropy(self._copy(images), labels).backward()
-        self._base.step()
+        loss = self._computation.losses(self._copy, images, labels).mean()
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self._base)
+        self._scaler.update()
         self._synchronize(images)
         return time.perf_counter() - start
 

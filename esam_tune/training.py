@@ -11,9 +11,12 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import lr_scheduler
 
 from esam_tune import metrics as keys
+from esam_tune.computation import Computation
 from esam_tune.config import OPTIMIZERS, TrainingSettings, TrialSettings, Value
 from esam_tune.optim import (
     ESAM,
@@ -84,7 +87,11 @@ def build_base(training: TrainingSettings, model: nn.Module) -> torch.optim.SGD:
 
 
 def build_optimizer(
-    params: Mapping[str, Value], training: TrainingSettings, model: nn.Module, seed: int
+    params: Mapping[str, Value],
+    training: TrainingSettings,
+    model: nn.Module,
+    seed: int,
+    scaler: GradScaler | None = None,
 ) -> PerSampleOptimizer:
     """The optimizer that a trial's parameters describe.
 
@@ -93,29 +100,45 @@ def build_optimizer(
     base = build_base(training, model)
     name = params["optimizer"]
     own: dict[str, Any] = {key: params[key] for key in OPTIMIZERS[str(name)].defaults}
+    own |= {"model": model, "scaler": scaler}
     if name == "sgd":
-        return BaseStep(base, model=model)
+        return BaseStep(base, **own)
     if name == "msam":
-        return MSAM(base, model=model, **own)
+        return MSAM(base, **own)
     if name == "looksam":
-        return LookSAM(base, model=model, **own)
+        return LookSAM(base, **own)
     if name in ("sam", "asam"):
         own |= {"beta": 1.0, "gamma": 1.0, "adaptive": name == "asam"}
-    return ESAM(base, model=model, seed=seed, **own)
+    return ESAM(base, seed=seed, **own)
 
 
-def sample_losses(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy of each sample, shape (n,)."""
-    return F.cross_entropy(model(images), labels, reduction="none")
+def build_schedule(
+    training: TrainingSettings, base: torch.optim.Optimizer
+) -> lr_scheduler.LRScheduler:
+    """The learning rate of each epoch: a cosine to 0, after a linear warm-up if there is one.
+
+    Of W warm-up epochs number e, counted from 1, has the share e / (W + 1) of the learning rate.
+    """
+    warm_up = training.warmup_epochs
+    cosine = lr_scheduler.CosineAnnealingLR(base, training.epochs - warm_up)
+    if warm_up == 0:
+        return cosine
+    linear = lr_scheduler.LinearLR(base, 1 / (warm_up + 1), total_iters=warm_up)
+    return lr_scheduler.SequentialLR(base, [linear, cosine], [warm_up])
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: Split, worker: Worker) -> tuple[float, float]:
-    """Mean loss and accuracy (0..1) on a split that the workers share out among them."""
+def evaluate(
+    model: nn.Module, split: Split, worker: Worker, computation: Computation
+) -> tuple[float, float]:
+    """Mean cross entropy, without label smoothing, and accuracy (0..1) on a split.
+
+    The workers share the split out among them.
+    """
     model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=worker.device)
     for images, labels in split.share(worker.rank, worker.workers):
-        logits = model(images)
+        logits = computation.logits(model, images)
         sums[0] += F.cross_entropy(logits, labels, reduction="sum")
         sums[1] += (logits.argmax(1) == labels).sum()
     model.train()
@@ -127,9 +150,14 @@ def count_flops_ratio(settings: TrialSettings, workers: int) -> float:
     """Counted FLOPs of a step of this trial's optimizer over the base optimizer's."""
     rows = settings.training.batch_size // workers
     model, images, labels = step_example(settings.task, rows)
+    params = dict(settings.params)
+    if settings.training.compile and "beta" in params:
+        # A compiled model is not compiled anew for each set of frozen weights, so SWP saves none
+        # of the clean pass.
+        params["beta"] = 1.0
 
     def build(copy: nn.Module) -> PerSampleOptimizer:
-        return build_optimizer(settings.params, settings.training, copy, settings.seed)
+        return build_optimizer(params, settings.training, copy, settings.seed)
 
     return step_flops_ratio(build, model, images, labels)
 
@@ -158,10 +186,12 @@ def train(
 
     Raises:
         DivergedError: when an epoch's training loss is not finite.
-        InputError: when the batch size does not fit the data or the workers.
+        InputError: when the batch size does not fit the data or the workers, or the device does not
+            offer the precision.
     """
     worker = worker or Worker()
     training = settings.training
+    computation = Computation(training, worker.device)
     on_train = load_split(settings.task, "train").to(worker.device)
     on_val = load_split(settings.task, "val").to(worker.device)
     check_batch_size(training.batch_size, worker.workers, on_train)
@@ -169,10 +199,13 @@ def train(
     torch.manual_seed(settings.seed + worker.rank)
     model = build_model(
         settings.task.model, on_train.image_shape, on_train.num_classes, settings.seed
-    ).to(worker.device)
-    replica = worker.replicate(model)
-    optimizer = build_optimizer(settings.params, training, replica, settings.seed)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer.base_optimizer, training.epochs)
+    )
+    model = computation.laid_out(model.to(worker.device))
+    replica = computation.compiled(worker.replicate(model))
+    optimizer = build_optimizer(
+        settings.params, training, replica, settings.seed, computation.scaler()
+    )
+    schedule = build_schedule(training, optimizer.base_optimizer)
     batches = training_batches(
         settings.task,
         on_train,
@@ -185,6 +218,7 @@ def train(
         model,
         lambda copy: build_base(training, copy),
         worker.replicate,
+        computation,
         period=optimizer.period,
     )
     flops_ratio = count_flops_ratio(settings, worker.workers)
@@ -206,6 +240,7 @@ def train(
             batches,
             timer,
             worker,
+            computation,
             epoch=epoch,
             timed=timer.drawn_steps(batches.steps, epoch, training.epochs),
         )
@@ -213,7 +248,7 @@ def train(
             raise DivergedError(f"training loss is {train_loss} in epoch {epoch}")
         schedule.step()
         worker.average_buffers(model)
-        val_loss, val_accuracy = evaluate(model, on_val, worker)
+        val_loss, val_accuracy = evaluate(model, on_val, worker, computation)
         measured = {
             keys.EPOCH: epoch,
             keys.TRAIN_LOSS: train_loss,
@@ -227,7 +262,7 @@ def train(
         if read_test and epoch == training.epochs:
             on_test = load_split(settings.task, "test").to(worker.device)
             measured[keys.TEST_LOSS], measured[keys.TEST_ACCURACY] = evaluate(
-                model, on_test, worker
+                model, on_test, worker, computation
             )
 
         def state(epoch: int = epoch) -> dict[str, Any]:
@@ -251,6 +286,7 @@ def _epoch(
     batches: Batches,
     timer: StepTimer,
     worker: Worker,
+    computation: Computation,
     *,
     epoch: int,
     timed: set[int],
@@ -265,8 +301,8 @@ def _epoch(
             selected: Tensor | None, images: Tensor = images, labels: Tensor = labels
         ) -> Tensor:
             if selected is None:
-                return sample_losses(model, images, labels)
-            return sample_losses(model, images[selected], labels[selected])
+                return computation.losses(model, images, labels)
+            return computation.losses(model, images[selected], labels[selected])
 
         sharp = taken % optimizer.period == 0
         taken += 1

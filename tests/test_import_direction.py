@@ -95,8 +95,13 @@ ROOMS = (
     Room("yaml_file", ("errors",), ("yaml",)),
     Room("journal", ("errors",), ()),
     Room("upload", ("errors",), ("ray",)),
-    Room("step_timer", ("optim", "tasks", "config", "metrics", "errors"), ("torch",)),
-    Room("training", ("step_timer", "optim", "tasks", "config", "metrics", "errors"), ("torch",)),
+    Room("computation", ("config",), ("torch",)),
+    Room("step_timer", ("computation",), ("torch",)),
+    Room(
+        "training",
+        ("computation", "step_timer", "optim", "tasks", "config", "metrics", "errors"),
+        ("torch",),
+    ),
     Room(
         "tracking", ("tracking", "journal", "config", "metrics", "errors"), ("mlflow", "sqlalchemy")
     ),

@@ -8,10 +8,13 @@ import torch
 from torch import nn
 
 from esam_tune import step_timer
+from esam_tune.computation import Computation
+from esam_tune.config import TrainingSettings
 from esam_tune.step_timer import StepTimer
 
 IMAGES, LABELS = torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
 OWN_SECONDS, BASE_SECONDS = 3.0, 2.0
+PLAIN = Computation(TrainingSettings(epochs=1, batch_size=6, lr=0.1), torch.device("cpu"))
 
 
 class Machine:
@@ -48,7 +51,7 @@ def timer_of(machine, model, seconds=BASE_SECONDS, period=1):
     def build(copied):
         return Base(copied.parameters(), lr=0.1)
 
-    return StepTimer(model, build, lambda copied: copied, period=period)
+    return StepTimer(model, build, lambda copied: copied, PLAIN, period=period)
 
 
 def take_pairs(machine, timer, count, seconds=OWN_SECONDS, sharp=True):
@@ -116,7 +119,7 @@ def test_the_base_steps_are_real_steps_of_a_copy(machine):
         return copied
 
     base = lambda copied: torch.optim.SGD(copied.parameters(), lr=0.1)  # noqa: E731
-    timer = StepTimer(model, base, keep)
+    timer = StepTimer(model, base, keep, PLAIN)
     take_pairs(machine, timer, 2)
     (copied,) = copies
     assert copied is not model

@@ -7,12 +7,15 @@ import pytest
 import torch
 
 from esam_tune import step_timer, training
-from esam_tune.config import OPTIMIZERS, trial_settings
+from esam_tune.computation import Computation
+from esam_tune.config import OPTIMIZERS, TrainingSettings, trial_settings
 from esam_tune.errors import InputError
 from esam_tune.metrics import METRICS
 from esam_tune.training import DivergedError, Worker, evaluate, train
 
 torch.set_num_threads(1)
+
+PLAIN = Computation(TrainingSettings(epochs=1, batch_size=1, lr=0.1), torch.device("cpu"))
 
 # Everything a run reports that the machine's speed has no part in.
 EXACT = ("epoch", "train_loss", "val_loss", "val_accuracy", "step_flops_ratio")
@@ -177,7 +180,7 @@ def test_a_final_training_reads_the_test_split_once_after_the_last_epoch(loaded)
     assert loaded == ["train", "val", "test"]
     assert "test_accuracy" not in reports.metrics[0]
     on_test = training.load_split(settings().task, "test")
-    loss, accuracy = evaluate(model, on_test, Worker())
+    loss, accuracy = evaluate(model, on_test, Worker(), PLAIN)
     assert reports.metrics[1]["test_accuracy"] == accuracy
     assert reports.metrics[1]["test_loss"] == loss
 
@@ -191,7 +194,7 @@ def test_reading_the_test_split_changes_nothing_else():
 def test_the_scores_are_those_of_the_whole_split():
     _, model = trained(settings("sgd", epochs=1))
     split = training.load_split(settings().task, "val")
-    loss, accuracy = evaluate(model, split, Worker())
+    loss, accuracy = evaluate(model, split, Worker(), PLAIN)
     model.eval()
     with torch.no_grad():
         logits = model(split.first(len(split))[0])

@@ -18,13 +18,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from esam_tune.computation import Computation
 from esam_tune.config import TrialSettings, trial_settings
 from esam_tune.optim import PerSampleOptimizer
 from esam_tune.scaling.buckets import BucketClock, note_bucket
 from esam_tune.scaling.records import Cell, Kind, Measurement, Plan, Sample, Traffic
 from esam_tune.tasks.data import load_split
 from esam_tune.tasks.models import build_model
-from esam_tune.training import DivergedError, build_optimizer, sample_losses
+from esam_tune.training import DivergedError, build_optimizer
 
 # Idle ranks wait for the whole measurement of the others.
 _PATIENCE = timedelta(hours=2)
@@ -112,9 +113,11 @@ class _Place:
         rows = torch.randint(len(split), (cell.rows,), generator=draw)
         images, labels = zip(*split.in_order(rows), strict=True)
         self._images, self._labels = torch.cat(images), torch.cat(labels)
-        self._model = build_model(
+        self._computation = Computation(self._settings.training, device)
+        model = build_model(
             self._settings.task.model, split.image_shape, split.num_classes, self._settings.seed
-        ).to(device)
+        )
+        self._model = self._computation.laid_out(model.to(device))
         self._model.train()
         self._initial = {k: v.clone() for k, v in self._model.state_dict().items()}
         # One worker trains the bare model, as training does.
@@ -156,13 +159,21 @@ class _Place:
     def _optimizer(self, replica: torch.nn.Module, number: int) -> PerSampleOptimizer:
         # Every count sees the same masks in a round, and each round sees others.
         settings = self._settings
-        return build_optimizer(settings.params, settings.training, replica, settings.seed + number)
+        return build_optimizer(
+            settings.params,
+            settings.training,
+            replica,
+            settings.seed + number,
+            self._computation.scaler(),
+        )
 
     def _closure(self, replica: torch.nn.Module) -> Any:
         def closure(selected: Tensor | None) -> Tensor:
             if selected is None:
-                return sample_losses(replica, self._images, self._labels)
-            return sample_losses(replica, self._images[selected], self._labels[selected])
+                return self._computation.losses(replica, self._images, self._labels)
+            return self._computation.losses(
+                replica, self._images[selected], self._labels[selected]
+            )
 
         return closure
 
