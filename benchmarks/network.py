@@ -4,7 +4,7 @@
 
 One process a worker, each in a network namespace of its own, joined by links of known rate and
 delay (`emulated_network.py`); the same measurement as `esam-tune scale`, weak scaling with few rows
-a worker, so that the links and not this machine's cores are what limits. Prints a table in Markdown:
+a worker, so that the links and not this machine's cores are what limits. Prints a Markdown table:
 
 - from the link: no fit at all. The step without all-reduce as measured at that count, plus what the
   model says of a link of the given rate and delay;

@@ -64,12 +64,14 @@ class Estimator:
         self._networks = networks
         self._solo_rows = int(design.rows(1))
 
-    def estimates(self, timings: Timings, seed: int) -> dict[Path, Estimate]:
+    def estimates(
+        self, timings: Timings, seed: int, resamples: int = RESAMPLES
+    ) -> dict[Path, Estimate]:
         """Every quantity with its interval."""
         point = self.quantities(timings.medians())
         draw = np.random.default_rng(seed)
         drawn = []
-        for _ in range(RESAMPLES):
+        for _ in range(resamples):
             rounds = draw.integers(timings.rounds, size=timings.rounds).tolist()
             again = self.quantities(timings.medians(rounds))
             drawn.append([again[path] for path in point])

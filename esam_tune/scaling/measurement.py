@@ -21,8 +21,17 @@ from torch.nn.parallel import DistributedDataParallel
 from esam_tune.computation import Computation
 from esam_tune.config import TrialSettings, trial_settings
 from esam_tune.optim import PerSampleOptimizer
+from esam_tune.optim.distributed import local_gradients
 from esam_tune.scaling.buckets import BucketClock, note_bucket
-from esam_tune.scaling.records import Cell, Kind, Measurement, Plan, Sample, Traffic
+from esam_tune.scaling.records import (
+    Cell,
+    Kind,
+    Measurement,
+    Plan,
+    Sample,
+    Traffic,
+    message_sets,
+)
 from esam_tune.tasks.data import load_split
 from esam_tune.tasks.models import build_model
 from esam_tune.training import DivergedError, build_optimizer
@@ -32,7 +41,6 @@ _PATIENCE = timedelta(hours=2)
 _WARM_UP_STEPS = 2
 _ALL_REDUCE_REPEATS = 10
 SCHEDULE_STEPS = 7
-_SMALLEST_MESSAGE = 4096  # bytes: latency is all it costs
 
 
 def measure(plan: Plan, device: torch.device) -> Measurement:
@@ -58,6 +66,8 @@ def measure(plan: Plan, device: torch.device) -> Measurement:
     }
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     result = Measurement(device=name, backend=backend)
+    # Each cell has a model of its own, and the compiler's limit is on models of one class.
+    torch._dynamo.config.recompile_limit = 8 * len(plan.cells)
     places = {
         id(cell): _Place(cell, groups[cell.workers], rank, device, plan.seed)
         for cell in plan.cells
@@ -69,7 +79,7 @@ def measure(plan: Plan, device: torch.device) -> Measurement:
     # The sizes of the messages are the model's, whatever the method.
     known: list[Any] = [next(iter(result.traffic.values())).message_bytes] if rank == 0 else [()]
     dist.broadcast_object_list(known, src=0, group=everyone)
-    messages = _message_sets(known[0])
+    messages = message_sets(known[0])
 
     for number in range(plan.rounds):
         for job in _order(plan, number):
@@ -90,13 +100,6 @@ def _order(plan: Plan, number: int) -> list[Cell | int]:
     jobs: list[Cell | int] = [*plan.cells, *counts]
     random.Random(f"{plan.seed} {number}").shuffle(jobs)
     return jobs
-
-
-def _message_sets(step: Sequence[int]) -> list[tuple[int, ...]]:
-    """A step's messages, and single ones of other sizes, to tell latency from bandwidth."""
-    total = sum(step)
-    single = {(max(_SMALLEST_MESSAGE, total // share),) for share in (1, 4, 16)}
-    return [tuple(step), *sorted({*single, (_SMALLEST_MESSAGE,)} - {tuple(step)})]
 
 
 class _Place:
@@ -121,7 +124,9 @@ class _Place:
         self._model.train()
         self._initial = {k: v.clone() for k, v in self._model.state_dict().items()}
         # One worker trains the bare model, as training does.
-        self._replica = self._wrapped() if cell.workers > 1 else self._model
+        self._replica = self._computation.compiled(
+            self._wrapped() if cell.workers > 1 else self._model
+        )
 
     def time(self, number: int, steps: int) -> list[Sample]:
         """One round: steps, and for several workers steps that send nothing."""
@@ -171,9 +176,7 @@ class _Place:
         def closure(selected: Tensor | None) -> Tensor:
             if selected is None:
                 return self._computation.losses(replica, self._images, self._labels)
-            return self._computation.losses(
-                replica, self._images[selected], self._labels[selected]
-            )
+            return self._computation.losses(replica, self._images[selected], self._labels[selected])
 
         return closure
 
@@ -184,9 +187,7 @@ class _Place:
         closure = self._closure(self._replica)
 
         def context() -> AbstractContextManager[object]:
-            if kind == "local_step" and isinstance(self._replica, DistributedDataParallel):
-                return self._replica.no_sync()
-            return nullcontext()
+            return local_gradients(self._replica) if kind == "local_step" else nullcontext()
 
         with context():
             for _ in range(_WARM_UP_STEPS):

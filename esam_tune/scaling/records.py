@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+_SMALLEST_MESSAGE = 4096  # bytes: latency is all it costs
+
 Kind = Literal["step", "local_step", "all_reduce"]
 
 
@@ -120,3 +122,10 @@ class Measurement:
                 "traffic": {key: Traffic(**value) for key, value in document["traffic"].items()},
             }
         )
+
+
+def message_sets(step: Sequence[int]) -> list[tuple[int, ...]]:
+    """A step's messages, and single ones of other sizes, to tell latency from bandwidth."""
+    total = sum(step)
+    single = {(max(_SMALLEST_MESSAGE, total // share),) for share in (1, 4, 16)}
+    return [tuple(step), *sorted({*single, (_SMALLEST_MESSAGE,)} - {tuple(step)})]
