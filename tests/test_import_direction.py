@@ -102,6 +102,40 @@ ROOMS = (
         ("computation", "step_timer", "optim", "tasks", "config", "metrics", "errors"),
         ("torch",),
     ),
+    Room("scaling.communication", ("scaling.records",), ("numpy", "scipy")),
+    Room(
+        "scaling.measurement",
+        (
+            "scaling.buckets",
+            "scaling.records",
+            "training",
+            "computation",
+            "optim",
+            "tasks",
+            "config",
+        ),
+        ("torch",),
+    ),
+    Room("scaling.plots", ("report",), ("matplotlib",)),
+    Room(
+        "scaling",
+        (
+            "scaling",
+            "study",
+            "trial",
+            "training",
+            "computation",
+            "optim",
+            "tasks",
+            "tracking",
+            "worker_scaling",
+            "report",
+            "config",
+            "metrics",
+            "errors",
+        ),
+        ("ray", "torch", "numpy", "scipy", "matplotlib", "rich"),
+    ),
     Room(
         "tracking", ("tracking", "journal", "config", "metrics", "errors"), ("mlflow", "sqlalchemy")
     ),
@@ -111,7 +145,7 @@ ROOMS = (
 OWNERS = {
     "mlflow": ("esam_tune.tracking",),
     "optuna": ("esam_tune.study",),
-    "ray": ("esam_tune.trial", "esam_tune.study", "esam_tune.upload"),
+    "ray": ("esam_tune.trial", "esam_tune.scaling.group", "esam_tune.study", "esam_tune.upload"),
 }
 
 
