@@ -88,6 +88,7 @@ ROOMS = (
     ),
     Room("errors", (), ()),
     Room("config", ("errors",), ()),
+    Room("checkpoint_storage", ("errors",), ("pyarrow", "fsspec")),
     Room("worker_scaling", ("config", "errors"), ()),
     Room("metrics", ("errors",), ()),
     Room("pareto", (), ("numpy",)),
