@@ -1,32 +1,31 @@
-"""The Ray cluster a study runs on: found or started, and checked against what a trial needs."""
+"""The Ray cluster a study runs on: found or started, and what its nodes hold."""
 
 from __future__ import annotations
 
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from esam_tune.errors import InputError
+from esam_tune.study.placement import Node, Placement, place
+
+__all__ = [
+    "Placement",
+    "check_address",
+    "check_workers",
+    "cluster_nodes",
+    "connected",
+    "local_cores",
+    "local_nodes",
+    "place",
+]
+
+_log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 3.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Placement:
-    """How the trials of a study share the cluster.
-
-    Args:
-        max_concurrent: trials at a time.
-        threads: CPU cores of each worker.
-        gpus_per_worker: 1 where the cluster has enough GPUs for a trial, else 0.
-    """
-
-    max_concurrent: int
-    threads: int
-    gpus_per_worker: float
+_MOST_NODES = 1_000
 
 
 def check_address(address: str | None) -> None:
@@ -62,49 +61,61 @@ def local_cores() -> int:
 def check_workers(
     workers: int, cores: int, where: str, option: str = "--workers-per-trial"
 ) -> None:
-    """Require that one trial fits.
+    """Require that so many workers of one core fit.
 
     Raises:
         InputError: naming the option.
     """
-    if workers > cores:
-        raise InputError(
-            option,
-            f"must be at most {cores}, the CPU cores of {where}, got {workers}",
-            "use fewer workers or a larger cluster",
-        )
+    place([{"CPU": cores}], workers, None, option, where=where)
 
 
-def place(
-    resources: Mapping[str, float],
-    workers: int,
-    asked: int | None,
-    option: str = "--workers-per-trial",
-) -> Placement:
-    """Share the cluster out among trials.
+def local_nodes() -> list[Node]:
+    """This machine as a cluster of one node, without asking Ray."""
+    import torch
 
-    Args:
-        resources: of the cluster, as Ray names them.
-        workers: of a trial.
-        asked: trials at a time that the user wants at most, or None.
-        option: that set ``workers``.
+    return [{"CPU": float(local_cores()), "GPU": float(torch.cuda.device_count())}]
 
-    Raises:
-        InputError: when not one trial fits.
+
+def cluster_nodes() -> list[Node]:
+    """Resources of each node of the connected cluster, those its autoscaler may add included."""
+    import ray
+
+    alive: list[Node] = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    return _with_room_to_grow(alive, _node_groups())
+
+
+def _node_groups() -> list[tuple[Node, int]]:
+    """Resources and greatest count of each kind of node that the cluster's autoscaler starts.
+
+    Ray tells of them by an interface of its own only; without an autoscaler there are none.
     """
-    cores = int(resources.get("CPU", 0))
-    check_workers(workers, cores, "the Ray cluster", option)
-    gpus = int(resources.get("GPU", 0))
-    gpus_per_worker = 1.0 if gpus >= workers else 0.0
-    # Trials that together ask for more than there is would wait for each other for ever.
-    fit = min(cores, gpus) // workers if gpus_per_worker else cores // workers
-    return Placement(
-        max_concurrent=min(asked or fit, fit), threads=1, gpus_per_worker=gpus_per_worker
-    )
+    from ray._private.state import state
+
+    try:
+        config = state.get_cluster_config()
+    except Exception:  # noqa: BLE001 - what the cluster has now is known all the same
+        _log.debug("the autoscaler's configuration cannot be read", exc_info=True)
+        return []
+    if config is None:
+        return []
+    return [(dict(group.resources), int(group.max_count)) for group in config.node_group_configs]
+
+
+def _with_room_to_grow(alive: list[Node], groups: list[tuple[Node, int]]) -> list[Node]:
+    """The nodes there are, or those the autoscaler may have started, where these are more."""
+    grown: list[Node] = []
+    for resources, count in groups:
+        # -1 is no limit; more nodes than this would only lengthen the sum.
+        grown += [resources] * (_MOST_NODES if count < 0 else min(count, _MOST_NODES))
+
+    def size(nodes: list[Node]) -> tuple[float, float]:
+        return sum(n.get("GPU", 0) for n in nodes), sum(n.get("CPU", 0) for n in nodes)
+
+    return max(alive, grown, key=size)
 
 
 @contextmanager
-def connected(address: str | None, *, distributed: bool) -> Iterator[Mapping[str, float]]:
+def connected(address: str | None, *, distributed: bool) -> Iterator[list[Node]]:
     """Connect to a cluster, or start one on this machine for the time of the block.
 
     Args:
@@ -113,7 +124,7 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[Mapping[str
             a stopped group's resources back.
 
     Yields:
-        The cluster's resources, as Ray names them.
+        The resources of each node, those its autoscaler may add included.
 
     Raises:
         InputError: when nothing answers at ``address``.
@@ -123,6 +134,8 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[Mapping[str
     # The journal is the state: Tune's own snapshots would cost time and are never read.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "100000")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    # A trial's failure is a report without metrics, which a scheduler's check would choke on.
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     # Ray gives a worker group a minute to start; on a busy machine importing torch takes longer.
@@ -154,6 +167,6 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[Mapping[str
             "check the address, the token and that Ray's versions match",
         ) from None
     try:
-        yield ray.cluster_resources()
+        yield cluster_nodes()
     finally:
         ray.shutdown()
