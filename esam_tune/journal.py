@@ -18,9 +18,12 @@ from esam_tune.errors import InputError
 Event = dict[str, Any]
 
 # Kinds of events.
-# The first line: study_id, space, workers_per_trial, tracking_uri (null: in the storage), versions
+# The first line: study_id, space, workers_per_trial (the most), min_workers (of an elastic range,
+# or null), checkpoint_storage and tracking_uri (null: in the storage), versions
 STUDY = "study"
-TRIAL_START = "trial_start"  # trial_id, params, baseline, label, optuna_number
+# trial_id, params, baseline, label, optuna_number, and setup: a worker_scaling.BatchSetup
+TRIAL_START = "trial_start"
+WORKERS = "workers"  # trial_id, setup: an elastic trial goes on with another count
 EPOCH = "epoch"  # trial_id, metrics
 CHECKPOINT = "checkpoint"  # trial_id, path
 TRIAL_END = "trial_end"  # trial_id, state, reason

@@ -4,13 +4,15 @@ Both run the same :func:`esam_tune.training.train`; they differ in who receives 
 """
 
 import logging
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from esam_tune.checkpoint_storage import open_storage, ray_arguments
 from esam_tune.config import trial_settings
 
 _log = logging.getLogger(__name__)
@@ -18,10 +20,14 @@ _log = logging.getLogger(__name__)
 # Keys of a report beside the metrics.
 FAILURE = "failure"
 CHECKPOINT_PATH = "checkpoint_path"
+# In the reports of an elastic group: how many workers trained this epoch.
+WORKERS = "workers"
 
 STATE_FILE = "state-{rank}.pt"
-# A worker group is restarted from its last checkpoint after a lost worker or node.
-_GROUP_RESTARTS = 2
+# Restarts of a trial from its last checkpoint, after a lost process, worker or node.
+MAX_FAILURES = 2
+# How often a group that runs with fewer workers than it may have asks for more.
+_RESIZE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +37,15 @@ class RunRequest:
     Args:
         settings: a settings document, see :func:`esam_tune.config.trial_settings`.
         run_id: names the run and its folder in ``storage``.
-        storage: folder or URI that receives a worker group's checkpoints.
-        workers: processes that train it together.
-        gpus_per_worker: 0 trains on the CPU.
-        threads: of torch in each worker.
-        resume_from: checkpoint folder of an earlier process, or None.
+        storage: folder or URI that receives a worker group's checkpoints, and on whose file system
+            ``resume_from`` lies.
+        workers: processes that train it together; the most of them where ``min_workers`` is set.
+        min_workers: the fewest it goes on with when nodes are lost or not to be had; None keeps
+            the count fixed.
+        gpus_per_worker: 0 trains on the CPU, a share lets several workers use one GPU.
+        threads: of torch in each worker, and CPU cores it takes.
+        max_failures: restarts from the last checkpoint after a lost process, worker or node.
+        resume_from: checkpoint folder of an earlier process, without a scheme, or None.
         checkpoint_seconds: least time between two checkpoints.
         read_test: whether this is a final training: after the last epoch the test split is read
             and a checkpoint is kept.
@@ -45,11 +55,18 @@ class RunRequest:
     run_id: str
     storage: str
     workers: int = 1
+    min_workers: int | None = None
     gpus_per_worker: float = 0.0
     threads: int = 1
+    max_failures: int = MAX_FAILURES
     resume_from: str | None = None
     checkpoint_seconds: float = 5.0
     read_test: bool = False
+
+    @property
+    def grouped(self) -> bool:
+        """Whether it takes a worker group."""
+        return self.workers > 1 or self.min_workers is not None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as the runners take them."""
@@ -75,7 +92,7 @@ def run_in_process(request: Mapping[str, Any]) -> None:
         _run(run, emit, tune.get_checkpoint(), rank=0, device=_device(run))
     except Exception as error:  # noqa: BLE001 - a failed trial must not end the study or its actor
         _log.exception("trial %s failed", run.run_id)
-        tune.report({FAILURE: describe(error)})
+        tune.report({FAILURE: f"{describe(error)} ({_host()})"})
 
 
 def run_here(run: RunRequest, receive: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -105,7 +122,7 @@ def run_here(run: RunRequest, receive: Callable[[dict[str, Any]], None]) -> dict
 def run_in_group(request: Mapping[str, Any]) -> None:
     """Tune trainable: drive a worker group that trains the request, and pass its reports on."""
     from ray import train, tune
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
     run = RunRequest(**request)
@@ -115,17 +132,21 @@ def run_in_group(request: Mapping[str, Any]) -> None:
     trainer = TorchTrainer(
         train_group_member,
         train_loop_config=run.to_dict(),
+        # NCCL refuses two workers of a group on one GPU, which shares of it bring about.
+        torch_config=TorchConfig(backend="gloo" if 0 < run.gpus_per_worker < 1 else None),
         scaling_config=train.ScalingConfig(
-            num_workers=run.workers,
+            num_workers=(run.min_workers, run.workers) if run.min_workers else run.workers,
             use_gpu=run.gpus_per_worker > 0,
             resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
         ),
         run_config=train.RunConfig(
             name=run.run_id,
-            storage_path=run.storage,
             callbacks=[TuneReportCallback()],
-            failure_config=train.FailureConfig(max_failures=_GROUP_RESTARTS),
+            # A node that its cloud takes back is no failure: Ray does not count it as one.
+            failure_config=train.FailureConfig(max_failures=run.max_failures),
             checkpoint_config=train.CheckpointConfig(num_to_keep=2),
+            **ray_arguments(run.storage),
         ),
     )
     try:
@@ -138,21 +159,27 @@ def run_in_group(request: Mapping[str, Any]) -> None:
 def train_group_member(request: Mapping[str, Any]) -> None:
     """What each worker of a group runs."""
     from ray import train
-    from ray.train.torch import get_device
 
     from esam_tune.training import DivergedError
 
     def emit(metrics: dict[str, Any], folder: str | None) -> None:
         checkpoint = train.Checkpoint.from_directory(folder) if folder else None
+        if run.min_workers is not None:
+            metrics[WORKERS] = run.workers
         train.report(metrics, checkpoint=checkpoint)
 
-    run = RunRequest(**request)
-    rank = train.get_context().get_world_rank()
+    context = train.get_context()
+    # With an elastic range the count is what the cluster had room for, this time.
+    run = replace(RunRequest(**request), workers=context.get_world_size())
+    rank = context.get_world_rank()
     try:
-        _run(run, emit, train.get_checkpoint(), rank=rank, device=get_device())
+        _run(run, emit, train.get_checkpoint(), rank=rank, device=_device(run, grouped=True))
     except DivergedError as error:
         # Every worker sees the same loss and comes here: no restart would help.
         emit({FAILURE: describe(error)}, None)
+    except Exception as error:  # noqa: BLE001 - said again in one line, with its place
+        _log.exception("worker %d of trial %s failed", rank, run.run_id)
+        raise RuntimeError(f"{describe(error)} (worker {rank} on {_host()})") from None
 
 
 def load_weights(folder: str | Path) -> dict[str, Any]:
@@ -169,10 +196,22 @@ def describe(error: BaseException) -> str:
     return f"{type(cause).__name__}: {lines[-1] if lines else 'no message'}"
 
 
-def _device(run: RunRequest) -> Any:
+def _host() -> str:
+    """This node in the words of a failure's reason."""
+    return f"node {socket.gethostname()}"
+
+
+def _device(run: RunRequest, *, grouped: bool = False) -> Any:
+    """The worker's device; the CPU where a GPU is promised by name alone, as in a test cluster."""
     import torch
 
-    return torch.device("cuda" if run.gpus_per_worker and torch.cuda.is_available() else "cpu")
+    if not run.gpus_per_worker or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if grouped:
+        from ray.train.torch import get_device
+
+        return get_device()
+    return torch.device("cuda")
 
 
 def _run(run: RunRequest, emit: _Emit, own_checkpoint: Any, *, rank: int, device: Any) -> None:
@@ -214,27 +253,33 @@ def _run(run: RunRequest, emit: _Emit, own_checkpoint: Any, *, rank: int, device
         settings,
         report,
         worker=worker,
-        resume=_load_state(own_checkpoint, run.resume_from, rank),
+        resume=_load_state(own_checkpoint, run, rank),
         read_test=run.read_test,
     )
 
 
-def _load_state(own_checkpoint: Any, resume_from: str | None, rank: int) -> dict[str, Any] | None:
+def _load_state(own_checkpoint: Any, run: RunRequest, rank: int) -> dict[str, Any] | None:
     checkpoint = own_checkpoint
     if checkpoint is None:
-        if resume_from is None:
+        if run.resume_from is None:
             return None
         from ray.train import Checkpoint
 
-        checkpoint = Checkpoint(resume_from)
+        checkpoint = Checkpoint(run.resume_from, filesystem=open_storage(run.storage)[0])
     with checkpoint.as_directory() as folder:
         return _load_file(folder, rank)
 
 
 def _load_file(folder: str | Path, rank: int) -> dict[str, Any]:
+    """A rank's state; for a rank that the group did not have before, the first one's."""
     import torch
 
-    state: dict[str, Any] = torch.load(
-        Path(folder, STATE_FILE.format(rank=rank)), map_location="cpu", weights_only=True
-    )
+    own = Path(folder, STATE_FILE.format(rank=rank))
+    found = own if own.exists() else Path(folder, STATE_FILE.format(rank=0))
+    state: dict[str, Any] = torch.load(found, map_location="cpu", weights_only=True)
+    if found != own:
+        # All else is the same on every rank, or mixes the rank in when it draws. Equal streams
+        # here would give two workers the same noise.
+        seed = int(state["epoch"]) << 16 | rank
+        state["rng"] = torch.Generator().manual_seed(seed).get_state()
     return state

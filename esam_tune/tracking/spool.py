@@ -184,6 +184,8 @@ class Tracker:
             self._start_study(event)
         elif kind == journal.TRIAL_START:
             self._start_trial(event)
+        elif kind == journal.WORKERS:
+            self._tag_setup(event)
         elif kind == journal.TRIAL_END:
             self._end_trial(event)
         elif kind == journal.STUDY_RESUME:
@@ -244,7 +246,15 @@ class Tracker:
                 },
             )
             self.cursor.run_ids[trial_id] = run.info.run_id
+        self._tag_setup(event)
         log_params(self._client, self.cursor.run_ids[trial_id], event["params"])
+
+    def _tag_setup(self, event: Event) -> None:
+        """Tag a trial with what its worker count makes of it; a tag, as the count may change."""
+        for key, value in event.get("setup", {}).items():
+            if value is not None:
+                run_id = self.cursor.run_ids[event["trial_id"]]
+                self._client.set_tag(run_id, f"esam_tune.{key}", str(value))
 
     def _end_trial(self, event: Event) -> None:
         run_id = self.cursor.run_ids[event["trial_id"]]
