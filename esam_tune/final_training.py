@@ -5,22 +5,33 @@ from __future__ import annotations
 import json
 import logging
 import math
-import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from esam_tune.checkpoint_storage import (
+    OPTION,
+    check_checkpoint_storage,
+    join,
+    normalise,
+    remove,
+)
 from esam_tune.config import TrialSettings
 from esam_tune.errors import InputError, RunFailedError
 from esam_tune.metrics import reported
 from esam_tune.study import cluster
-from esam_tune.study.folder import check_storage
+from esam_tune.study.folder import check_storage, scratch_folder
+from esam_tune.study.placement import WorkerShape, place
+from esam_tune.study.shared_storage import check_all_nodes_see
 from esam_tune.study.spec import describe_params
 from esam_tune.tracking.final import log_training
 from esam_tune.tracking.store import artifact_root, check_uri, local_uri, without_credentials
-from esam_tune.trial import FAILURE, RunRequest, load_weights, run_here
+from esam_tune.trial import FAILURE, MAX_FAILURES, RunRequest, load_weights, run_here
+from esam_tune.worker_scaling import ScaledSettings, WorkerRule, scale_settings
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +46,12 @@ class TrainOptions:
         storage: folder that receives ``models/NAME/``.
         name: of the run, a new folder.
         workers: processes that train it together.
+        rule: what becomes of the setting when it was found with another worker count.
+        shape: what each worker takes.
+        threads: CPU cores of a single local worker, or None for all there are.
+        checkpoint_storage: folder that all nodes share, or URI, for the checkpoint that brings the
+            weights back; None for ``storage``.
+        max_failures: restarts after a lost process, worker or node.
         tracking_uri: of MLflow, or None for the store inside ``storage``.
         address: of a Ray cluster for more than one worker, or None to start one.
     """
@@ -42,6 +59,11 @@ class TrainOptions:
     storage: Path
     name: str
     workers: int = 1
+    rule: WorkerRule = field(default_factory=WorkerRule)
+    shape: WorkerShape = field(default_factory=WorkerShape)
+    threads: int | None = None
+    checkpoint_storage: str | None = None
+    max_failures: int = MAX_FAILURES
     tracking_uri: str | None = None
     address: str | None = None
 
@@ -52,7 +74,8 @@ def train_chosen(
     """Train a setting, read the test split once, and keep weights, history and result.
 
     Args:
-        settings: of the run.
+        settings: of the run, as they were found; they are brought to ``options.workers`` by
+            ``options.rule``.
         options: where and on how many workers.
         on_epoch: receives each epoch's metrics.
 
@@ -64,7 +87,8 @@ def train_chosen(
         RunFailedError: when the training did not reach its end; nothing is left behind.
     """
     uri = options.tracking_uri or local_uri(options.storage)
-    _preflight(settings, options, uri)
+    scaled = _preflight(settings, options, uri)
+    settings = scaled.settings
     folder = (options.storage / "models" / options.name).absolute()
     history: list[dict[str, float | None]] = []
 
@@ -79,19 +103,21 @@ def train_chosen(
         run_id=options.name,
         storage="",
         workers=options.workers,
+        max_failures=options.max_failures,
         checkpoint_seconds=math.inf,
         read_test=True,
     )
     started = time.time()
     if options.workers == 1 and options.address is None:
-        weights = _train_here(request, receive)
+        weights = _train_here(request, options, receive)
     else:
-        weights = _train_on_cluster(request, options.address, receive)
+        weights = _train_on_cluster(request, options, receive)
     folder.mkdir(parents=True)
     _save_weights(weights, folder / "weights.pt")
     document = {
         "settings": settings.to_dict(),
         "workers": options.workers,
+        "scaling": scaled.to_dict(),
         "metrics": history[-1],
         "history": history,
         "seconds": time.time() - started,
@@ -106,6 +132,7 @@ def train_chosen(
             artifact_root(options.storage, uri),
             name=f"{options.name}: {describe_params(settings.params)}",
             document=document,
+            params=scaled.params(),
             started=started,
             artifacts=[folder / "weights.pt", folder / "result.json"],
         )
@@ -126,7 +153,8 @@ def default_name(settings: TrialSettings, storage: Path) -> str:
     return name
 
 
-def _preflight(settings: TrialSettings, options: TrainOptions, uri: str) -> None:
+def _preflight(settings: TrialSettings, options: TrainOptions, uri: str) -> ScaledSettings:
+    """Check all that needs no cluster; the settings as they are on so many workers."""
     check_storage(options.storage)
     if (options.storage / "models" / options.name).exists():
         raise InputError(
@@ -134,25 +162,32 @@ def _preflight(settings: TrialSettings, options: TrainOptions, uri: str) -> None
             f"a model {options.name!r} exists in {str(options.storage / 'models')!r}",
             "choose another --name",
         )
-    if options.address is None:
-        cluster.check_workers(options.workers, cluster.local_cores(), "this machine", "--workers")
     cluster.check_address(options.address)
+    if options.address is None:
+        nodes, shape = cluster.local_nodes(), options.shape
+        place(nodes, options.workers, 1, "--workers", shape=shape, where="this machine")
+    if options.checkpoint_storage is not None:
+        check_checkpoint_storage(normalise(options.checkpoint_storage))
     if uri != local_uri(options.storage):
         check_uri(uri)
-    from esam_tune.tasks.data import check_batch_size, load_split
+    from esam_tune.tasks.data import check_batch_size, checked_train_split
 
-    check_batch_size(
-        settings.training.batch_size, options.workers, load_split(settings.task, "train")
-    )
+    scaled = scale_settings(settings, options.workers, options.rule)
+    batch_size = scaled.settings.training.batch_size
+    check_batch_size(batch_size, options.workers, checked_train_split(settings.task))
+    return scaled
 
 
-def _train_here(request: RunRequest, receive: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def _train_here(
+    request: RunRequest, options: TrainOptions, receive: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
     import torch
 
     from esam_tune.training import DivergedError
 
-    gpus = 1.0 if torch.cuda.is_available() else 0.0
-    request = replace(request, threads=cluster.local_cores(), gpus_per_worker=gpus)
+    gpus = float(torch.cuda.is_available()) if options.shape.gpus is None else options.shape.gpus
+    threads = options.threads or cluster.local_cores()
+    request = replace(request, threads=threads, gpus_per_worker=gpus)
     try:
         return run_here(request, receive)
     except DivergedError as error:
@@ -160,20 +195,42 @@ def _train_here(request: RunRequest, receive: Callable[[dict[str, Any]], None]) 
 
 
 def _train_on_cluster(
-    request: RunRequest, address: str | None, receive: Callable[[dict[str, Any]], None]
+    request: RunRequest, options: TrainOptions, receive: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
     with (
-        cluster.connected(address, distributed=True) as resources,
-        tempfile.TemporaryDirectory(prefix="esam-tune-") as scratch,
+        cluster.connected(options.address, distributed=True) as nodes,
+        _scratch(options) as scratch,
     ):
         from esam_tune.study.runner import run_single
 
-        placement = cluster.place(resources, request.workers, 1, "--workers")
+        placement = place(nodes, request.workers, 1, "--workers", shape=options.shape)
+        check_all_nodes_see(scratch, OPTION if options.checkpoint_storage else "--storage")
         request = replace(
-            request, gpus_per_worker=placement.gpus_per_worker, storage=f"{scratch}/groups"
+            request,
+            gpus_per_worker=placement.gpus_per_worker,
+            threads=placement.threads,
+            storage=join(scratch, "groups"),
         )
-        with run_single(request, Path(scratch, "tune"), receive).as_directory() as kept:
+        with run_single(request, join(scratch, "tune"), receive).as_directory() as kept:
             return load_weights(kept)
+
+
+@contextmanager
+def _scratch(options: TrainOptions) -> Iterator[str]:
+    """A place for the run's checkpoint and Tune's files that does not outlast it."""
+    name = f".{options.name}-{uuid.uuid4().hex[:12]}"
+    if options.checkpoint_storage is None:
+        with scratch_folder((options.storage / "models" / name).absolute()) as folder:
+            yield str(folder)
+        return
+    where = join(normalise(options.checkpoint_storage), name)
+    try:
+        yield where
+    finally:
+        try:
+            remove(where)
+        except (OSError, ValueError) as error:
+            _log.warning("checkpoints at %s could not be removed (%s)", where, error)
 
 
 def _save_weights(weights: dict[str, Any], path: Path) -> None:

@@ -105,7 +105,8 @@ class ScaledSettings:
     """A setting on another worker count, with where it came from.
 
     Args:
-        settings: to train with: batch and learning rate as the rule makes them.
+        settings: to train with: batch and learning rate as the rule makes them, and an origin
+            that says the new worker count.
         rule: that was applied.
         reference: of the setting as it was found.
         effective: of ``settings``.
@@ -183,7 +184,9 @@ def scale_settings(
     # A trial's parameters stand above the training section, so both must say the same.
     params = {key: changed.get(key, value) for key, value in settings.params.items()}
     training = replace(settings.training, batch_size=scaled, lr=lr)
-    effective = replace(settings, training=training, params=params)
+    # Where the result becomes a setting of its own, it is one of this many workers.
+    origin = {**settings.origin, ORIGIN_WORKERS: workers}
+    effective = replace(settings, training=training, params=params, origin=origin)
     return ScaledSettings(
         settings=effective,
         rule=rule,

@@ -36,7 +36,7 @@ def study_spec(**changes):
 class WrittenStudy:
     """Writes a study's journal event by event, as its runner does."""
 
-    def __init__(self, path, spec):
+    def __init__(self, path, spec, **started):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.spec = spec
@@ -50,6 +50,7 @@ class WrittenStudy:
                 workers_per_trial=1,
                 tracking_uri="sqlite:///mlflow.db",
                 versions={"torch": "2.14.1"},
+                **started,
             )
 
     def start(self, params=None, *, baseline=False, number=None, label=None):

@@ -4,15 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from study_events import WrittenStudy, study_spec
 
 from esam_tune.errors import InputError
-from esam_tune.study.folder import StudyFolder, check_storage, study_folder
+from esam_tune.study.folder import StudyFolder, check_storage, scratch_folder, study_folder
 
 HOLDER = """
 import sys
+from pathlib import Path
 from pathlib import Path
 from esam_tune.study.folder import study_folder
 with study_folder(Path(sys.argv[1]), "small").lock():
@@ -121,12 +123,41 @@ def test_an_unknown_study_is_answered_with_those_there_are(tmp_path, known, reme
 
 def test_each_process_gets_a_new_folder_for_tune(tmp_path):
     folder = with_study(tmp_path, "small")
-    given = []
-    for _ in range(3):
-        given.append(folder.new_tune_folder())
-        given[-1].mkdir()
-    assert len(set(given)) == 3
-    assert {path.parent for path in given} == {folder.path / "tune"}
+    given = [folder.new_tune_folder() for _ in range(3)]
+    assert given == [str(folder.path / "tune" / name) for name in ("000", "001", "002")]
+    folder.drop_tune_folders()
+    assert not (folder.path / "tune").exists()
+
+
+def test_files_of_tune_go_where_the_study_was_started_with(tmp_path):
+    storage = tmp_path / "storage"
+    shared = str(tmp_path / "shared")
+    study = WrittenStudy(
+        storage / "small" / "journal.jsonl",
+        study_spec(name="small"),
+        checkpoint_storage=shared,
+    )
+    folder = study_folder(storage, "small")
+    first, second = folder.new_tune_folder(), folder.new_tune_folder()
+    assert first == f"{shared}/small-a1b2/000"
+    assert second == f"{shared}/small-a1b2/001"
+    (tmp_path / "shared" / "another").mkdir(parents=True)
+    Path(first).mkdir(parents=True)
+    folder.drop_tune_folders()
+    # What else is kept there is not this study's.
+    assert entries(tmp_path / "shared") == ["another"]
+    assert entries(folder.path) == ["journal.jsonl"]
+    assert study.path.exists()
+
+
+def test_a_scratch_folder_goes_and_with_it_what_was_made_for_it(tmp_path):
+    (tmp_path / "kept").mkdir()
+    with scratch_folder(tmp_path / "kept" / "models" / ".run") as folder:
+        (folder / "file").write_text("text")
+    assert entries(tmp_path) == ["kept"]
+    with scratch_folder(tmp_path / "kept" / "models" / ".run") as folder:
+        (folder.parent / "result").mkdir()
+    assert entries(tmp_path) == ["kept", "kept/models", "kept/models/result"]
 
 
 @pytest.mark.parametrize("below", ["", "runs", "a/b/c"])

@@ -1,6 +1,7 @@
 """A setting on another worker count: what stays, what follows, and what is recorded of it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -28,9 +29,10 @@ def settings_for(batch_size=64, lr=0.05, params=None, **origin):
 
 
 def test_by_default_the_global_batch_stays_and_m_shrinks():
-    settings = settings_for()
+    settings = settings_for(study="digits")
     scaled = scale_settings(settings, 4)
-    assert scaled.settings == settings
+    assert replace(scaled.settings, origin=settings.origin) == settings
+    assert scaled.settings.origin == {"study": "digits", "workers": 4}
     assert scaled.to_dict() == {
         "batch_rule": "fixed-global",
         "lr_rule": "none",
@@ -89,7 +91,7 @@ def test_the_way_there_and_back_is_where_it_began(rows, found, workers, lr, rule
     there = scale_settings(
         settings, workers, WorkerRule(batch="per-worker", lr=rule), reference=found
     )
-    back = scale_settings(there.settings, found, there.rule, reference=workers)
+    back = scale_settings(there.settings, found, there.rule)
     assert there.effective.rows_per_worker == rows
     assert back.settings.training.batch_size == rows * found
     assert math.isclose(back.settings.training.lr, lr, rel_tol=1e-12)

@@ -21,6 +21,12 @@ from esam_tune.cli.arguments import (
     seed,
     tracking_uri,
 )
+from esam_tune.cli.worker_options import (
+    add_checkpoints,
+    add_worker_resources,
+    add_workers_per_trial,
+    worker_shape,
+)
 
 
 def add_parser(verbs: Any) -> None:
@@ -31,11 +37,18 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--trials", type=count, metavar="N", help="budget, baselines not counted")
     parser.add_argument("--epochs", type=count, metavar="N", help="of every trial")
     parser.add_argument("--max-concurrent", type=count, metavar="N", help="trials at a time")
-    parser.add_argument(
-        "--workers-per-trial", type=count, metavar="N", help="processes of each trial (default: 1)"
-    )
+    add_workers_per_trial(parser)
+    add_worker_resources(parser)
+    add_checkpoints(parser)
     add_address(parser)
     parser.add_argument("--seed", type=seed, metavar="N", help="of the sampler and the trials")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="over the file's, such as task.label_noise=0.2 or 'search.every={choices: [1, 2]}'",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with a study that exists")
     add_tracking_uri(parser)
     add_json(parser)
@@ -50,9 +63,10 @@ def run(options: argparse.Namespace) -> int:
     from esam_tune.study.space import Overrides, load_space
     from esam_tune.study.sweep import sweep
 
+    fewest, most = options.workers_per_trial or (None, None)
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=not sys.stderr.isatty())
     result = sweep(
-        load_space(options.space),
+        load_space(options.space, options.set),
         Overrides(
             name=options.name,
             trials=options.trials,
@@ -64,7 +78,11 @@ def run(options: argparse.Namespace) -> int:
             storage=options.storage,
             tracking_uri=tracking_uri(options),
             address=options.address,
-            workers_per_trial=options.workers_per_trial,
+            workers_per_trial=most,
+            min_workers=fewest,
+            shape=worker_shape(options),
+            checkpoint_storage=options.checkpoint_storage,
+            max_failures=options.max_failures,
             resume=options.resume,
         ),
         console,

@@ -16,6 +16,13 @@ from esam_tune.cli.arguments import (
     print_json,
     tracking_uri,
 )
+from esam_tune.cli.worker_options import (
+    add_checkpoints,
+    add_worker_resources,
+    add_worker_rule,
+    worker_rule,
+    worker_shape,
+)
 
 
 def add_parser(verbs: Any) -> None:
@@ -24,6 +31,9 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("settings", type=Path, metavar="SETTINGS", help="settings file (YAML)")
     parser.add_argument("--name", help="of the run (default: from the settings' study and trial)")
     parser.add_argument("--workers", type=count, default=1, metavar="N", help="processes")
+    add_worker_rule(parser)
+    add_worker_resources(parser)
+    add_checkpoints(parser)
     add_address(parser)
     add_tracking_uri(parser)
     add_json(parser)
@@ -58,6 +68,11 @@ def run(options: argparse.Namespace) -> int:
             storage=options.storage,
             name=check_name("--name", name),
             workers=options.workers,
+            rule=worker_rule(options),
+            shape=worker_shape(options),
+            threads=options.cpus_per_worker,
+            checkpoint_storage=options.checkpoint_storage,
+            max_failures=options.max_failures,
             tracking_uri=tracking_uri(options),
             address=options.address,
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
@@ -11,10 +12,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from esam_tune import journal
+from esam_tune.checkpoint_storage import join, remove
 from esam_tune.errors import InputError, choose_from
+from esam_tune.journal import Event
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.space import check_name
 from esam_tune.tracking.spool import Cursor
+
+_log = logging.getLogger(__name__)
 
 _RESERVED = ("models", "scaling", "mlartifacts", "mlflow.db")
 
@@ -64,14 +70,38 @@ class StudyFolder:
         except OSError:
             return False
 
-    def new_tune_folder(self) -> Path:
-        """A folder for Tune's files of one process, named by a count."""
+    def started_with(self) -> Event:
+        """The journal's first event, which says how the study was started."""
+        return next(journal.read(self.journal))[0]
+
+    def checkpoint_root(self) -> str:
+        """Folder or URI of the study's checkpoints and Tune's files.
+
+        In an object store studies of several storages may have the same name, so it bears the
+        study's id.
+        """
+        started = self.started_with()
+        shared = started.get("checkpoint_storage")
+        if shared is None:
+            return str(self.path / "tune")
+        return join(shared, f"{self.name}-{started['study_id'][:12]}")
+
+    def new_tune_folder(self) -> str:
+        """A place for Tune's files of one process, named by a count."""
         root = self.path / "tune"
         root.mkdir(exist_ok=True)
-        return root / f"{sum(1 for _ in root.iterdir()):03d}"
+        name = f"{sum(1 for _ in root.iterdir()):03d}"
+        # Also where the files go elsewhere: it is what counts.
+        (root / name).mkdir()
+        return join(self.checkpoint_root(), name)
 
     def drop_tune_folders(self) -> None:
         """Remove checkpoints and Tune's files, which a finished study has no use for."""
+        root = self.checkpoint_root()
+        try:
+            remove(root)
+        except (OSError, ValueError) as error:
+            _log.warning("checkpoints at %s could not be removed (%s)", root, error)
         shutil.rmtree(self.path / "tune", ignore_errors=True)
 
     def record(self) -> StudyRecord:
@@ -143,7 +173,7 @@ def check_storage(storage: Path) -> None:
         raise InputError(
             "--storage",
             f"must be a folder, got {str(storage)!r}",
-            "mount it, or use a local folder",
+            "mount it, or use a local folder; --checkpoint-storage takes a URI",
         )
     made: list[Path] = []
     try:
@@ -161,6 +191,18 @@ def check_storage(storage: Path) -> None:
         ) from None
     finally:
         _remove_empty(reversed(made))
+
+
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """A new folder for the time of the block; folders made above it go, too, if left empty."""
+    made = [folder for folder in path.parents if not folder.exists()]
+    path.mkdir(parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        _remove_empty(made)
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from esam_tune.checkpoint_storage import check_checkpoint_storage, normalise
 from esam_tune.errors import InputError
 from esam_tune.study import cluster
 from esam_tune.study.feasibility import PredictedCost
 from esam_tune.study.folder import StudyFolder, check_storage, study_folder
+from esam_tune.study.placement import Node, Placement, WorkerShape, place
 from esam_tune.study.record import StudyRecord
+from esam_tune.study.search_checks import check_search
 from esam_tune.study.space import Overrides
 from esam_tune.study.spec import Range, StudySpec
 from esam_tune.tracking.store import check_uri, local_uri, without_credentials
+from esam_tune.trial import MAX_FAILURES
+from esam_tune.worker_scaling import check_shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +28,13 @@ class SweepOptions:
         storage: folder of all studies.
         tracking_uri: of MLflow, or None for a store inside ``storage``.
         address: of a Ray cluster, or None to start one on this machine.
-        workers_per_trial: processes that train one trial together; None for 1, or for what the
-            resumed study was started with.
+        workers_per_trial: processes that train one trial together, the most of them with an
+            elastic range; None for 1, or for what the resumed study was started with.
+        min_workers: the fewest of an elastic range, or None for a fixed count.
+        shape: what each of them takes.
+        checkpoint_storage: folder that all nodes share, or URI, for checkpoints; None for the
+            study's own folder, or for what the resumed study was started with.
+        max_failures: restarts of a trial after a lost process, worker or node.
         resume: whether to go on with a study that exists.
         checkpoint_seconds: least time between two checkpoints of a trial.
     """
@@ -33,18 +43,47 @@ class SweepOptions:
     tracking_uri: str | None = None
     address: str | None = None
     workers_per_trial: int | None = None
+    min_workers: int | None = None
+    shape: WorkerShape = field(default_factory=WorkerShape)
+    checkpoint_storage: str | None = None
+    max_failures: int = MAX_FAILURES
     resume: bool = False
     checkpoint_seconds: float = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What will run, after all checks that need no cluster."""
+    """What will run, after all checks that need no cluster.
+
+    Args:
+        spec: the study.
+        folder: of the study.
+        workers: of a trial, the most of them.
+        min_workers: the fewest, or None for a fixed count.
+        uri: of MLflow.
+        checkpoint_storage: as asked for, without credentials; None for the study's own folder.
+    """
 
     spec: StudySpec
     folder: StudyFolder
     workers: int
+    min_workers: int | None
     uri: str
+    checkpoint_storage: str | None
+
+    def place(self, nodes: list[Node], shape: WorkerShape, where: str) -> Placement:
+        """Share nodes out among trials.
+
+        Raises:
+            InputError: when not one trial fits.
+        """
+        fewest, asked = self.min_workers or self.workers, self.spec.max_concurrent
+        placed = place(nodes, fewest, asked, shape=shape, where=where)
+        if self.min_workers is None:
+            return placed
+        # Room for a trial's most workers, where there is: a range is for nodes that come and go.
+        fit = max(1, placed.slots // self.workers)
+        return replace(placed, max_concurrent=min(asked or fit, fit))
 
 
 def preflight(space: StudySpec, overrides: Overrides, options: SweepOptions) -> Plan:
@@ -57,7 +96,8 @@ def preflight(space: StudySpec, overrides: Overrides, options: SweepOptions) -> 
     folder = study_folder(options.storage, spec.name, "--name")
     check_storage(options.storage)
     uri = options.tracking_uri or local_uri(options.storage)
-    workers = options.workers_per_trial or 1
+    workers, min_workers = options.workers_per_trial or 1, options.min_workers
+    shared = None if options.checkpoint_storage is None else normalise(options.checkpoint_storage)
     if folder.exists() and not options.resume:
         raise InputError(
             "--name",
@@ -67,18 +107,54 @@ def preflight(space: StudySpec, overrides: Overrides, options: SweepOptions) -> 
     if options.resume:
         stored = folder.record()
         spec = _resumed_spec(space, overrides, stored)
-        workers = options.workers_per_trial or stored.workers_per_trial
-        _require_same("--workers-per-trial", stored, stored.workers_per_trial, workers)
+        started = folder.started_with()
+        if options.workers_per_trial is None:
+            workers, min_workers = stored.workers_per_trial, started.get("min_workers")
+        before = (started.get("min_workers"), stored.workers_per_trial)
+        _require_same(
+            "--workers-per-trial", stored, workers_text(*before), workers_text(min_workers, workers)
+        )
+        shared = shared or started.get("checkpoint_storage")
+        _require_same("--checkpoint-storage", stored, started.get("checkpoint_storage"), shared)
         uri = options.tracking_uri or stored.tracking_uri
         _require_same("--tracking-uri", stored, stored.tracking_uri, without_credentials(uri))
-    if options.address is None:
-        cluster.check_workers(workers, cluster.local_cores(), "this machine")
     cluster.check_address(options.address)
+    _check_elastic(options, min_workers)
     if uri != local_uri(options.storage):
         check_uri(uri)
+    if shared is not None:
+        check_checkpoint_storage(shared)
+    plan = Plan(
+        spec=spec,
+        folder=folder,
+        workers=workers,
+        min_workers=min_workers,
+        uri=uri,
+        checkpoint_storage=shared,
+    )
+    if options.address is None:
+        plan.place(cluster.local_nodes(), options.shape, "this machine")
+    if min_workers is not None:
+        for name, size in spec.batch_sizes():
+            check_shares(size, range(min_workers, workers + 1), name)
     _check_batch_sizes(spec, workers)
+    check_search(spec)
     PredictedCost(spec, workers).check()
-    return Plan(spec=spec, folder=folder, workers=workers, uri=uri)
+    return plan
+
+
+def workers_text(fewest: int | None, most: int) -> str:
+    """A worker count, or a range of them, as the command line takes it."""
+    return str(most) if fewest is None else f"{fewest}-{most}"
+
+
+def _check_elastic(options: SweepOptions, fewest: int | None) -> None:
+    if fewest is not None and options.shape.gpus and options.shape.gpus < 1:
+        raise InputError(
+            "--gpus-per-worker",
+            f"must be whole GPUs with a range of workers, got {options.shape.gpus:g}",
+            "give --workers-per-trial one count, or whole GPUs",
+        )
 
 
 def _resumed_spec(space: StudySpec, overrides: Overrides, stored: StudyRecord) -> StudySpec:
@@ -113,7 +189,7 @@ def _require_same(field: str, stored: StudyRecord, before: object, now: object) 
 
 
 def _check_batch_sizes(spec: StudySpec, workers: int) -> None:
-    from esam_tune.tasks.data import check_batch_size, load_split
+    from esam_tune.tasks.data import check_batch_size, checked_train_split
 
     searched = spec.dimensions.get("batch_size")
     if workers > 1 and isinstance(searched, Range):
@@ -122,6 +198,6 @@ def _check_batch_sizes(spec: StudySpec, workers: int) -> None:
             f"must be choices for trials of {workers} workers, which divide it, got a range",
             "write `batch_size: {choices: [...]}`",
         )
-    train = load_split(spec.task, "train")
-    for field, size in spec.batch_sizes():
-        check_batch_size(size, workers, train, field)
+    train = checked_train_split(spec.task)
+    for name, size in spec.batch_sizes():
+        check_batch_size(size, workers, train, name)

@@ -13,14 +13,17 @@ from typing import Any, Literal
 from rich.console import Console
 
 from esam_tune import journal
+from esam_tune.checkpoint_storage import OPTION, join
 from esam_tune.journal import Journal
 from esam_tune.study import cluster
 from esam_tune.study.feasibility import PredictedCost
 from esam_tune.study.folder import StudyFolder
+from esam_tune.study.placement import Placement
 from esam_tune.study.preflight import Plan, SweepOptions, preflight
 from esam_tune.study.progress import Progress
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.results import DEFAULT_RULE, summarise, write_results
+from esam_tune.study.shared_storage import check_all_nodes_see
 from esam_tune.study.signals import stop_on_signals
 from esam_tune.study.space import Overrides
 from esam_tune.study.spec import StudySpec
@@ -75,19 +78,22 @@ def sweep(
             cluster.connected(options.address, distributed=plan.workers > 1) as found,
             stop_on_signals(stop),
         ):
-            placement = cluster.place(found, plan.workers, plan.spec.max_concurrent)
+            placement = plan.place(found, options.shape, "the Ray cluster")
+            where, field = plan.checkpoint_storage or str(plan.folder.path), "--storage"
+            check_all_nodes_see(where, OPTION if plan.checkpoint_storage else field)
             return _run(plan, options, placement, stop, console)
 
 
 def _run(
     plan: Plan,
     options: SweepOptions,
-    placement: cluster.Placement,
+    placement: Placement,
     stop: list[signal.Signals],
     console: Console,
 ) -> SweepResult:
     from esam_tune.study.proposals import Proposals
-    from esam_tune.study.runner import StudyInterrupted, StudyRun, run_trials
+    from esam_tune.study.runner import StudyInterrupted, run_trials
+    from esam_tune.study.study_run import StudyRun
 
     folder = plan.folder
     writer = Journal(folder.journal)
@@ -103,10 +109,12 @@ def _run(
     request = RunRequest(
         settings={},
         run_id="",
-        storage=str(tune_folder / "groups"),
+        storage=join(tune_folder, "groups"),
         workers=plan.workers,
+        min_workers=plan.min_workers,
         gpus_per_worker=placement.gpus_per_worker,
         threads=placement.threads,
+        max_failures=options.max_failures,
         checkpoint_seconds=options.checkpoint_seconds,
     )
     run = StudyRun(record, writer, proposals, request)
@@ -154,6 +162,8 @@ def _open_record(plan: Plan, writer: Journal) -> StudyRecord:
         study_id=uuid.uuid4().hex,
         space=plan.spec.to_dict(),
         workers_per_trial=plan.workers,
+        min_workers=plan.min_workers,
+        checkpoint_storage=plan.checkpoint_storage,
         # The store inside the storage is found by the storage, wherever that is moved to.
         tracking_uri=None if local else without_credentials(plan.uri),
         versions=_versions(),

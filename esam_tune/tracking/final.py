@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from esam_tune.tracking.store import BATCH, connect, experiment, log_params, points
@@ -13,6 +14,7 @@ def log_training(
     *,
     name: str,
     document: Mapping[str, Any],
+    params: Mapping[str, Any] = MappingProxyType({}),
     started: float,
     artifacts: Sequence[Path],
 ) -> str:
@@ -23,6 +25,7 @@ def log_training(
         artifact_root: where artifacts go, or None for the server's own choice.
         name: of the run.
         document: as ``esam-tune train`` prints it: ``settings``, ``history`` and the rest.
+        params: to log beside the settings: what another worker count made of them.
         started: Unix time of the training's start.
         artifacts: files to keep with the run.
 
@@ -41,14 +44,15 @@ def log_training(
         },
     )
     run_id = str(run.info.run_id)
-    params = {
+    logged_params = {
         **{f"task.{key}": value for key, value in settings["task"].items()},
         **{f"training.{key}": value for key, value in settings["training"].items()},
         **settings["params"],
         "seed": settings["seed"],
         "workers": document["workers"],
+        **params,
     }
-    log_params(client, run_id, params)
+    log_params(client, run_id, logged_params)
     ended = int((started + document["seconds"]) * 1000)
     logged = [p for metrics in document["history"] for p in points(metrics, ended)]
     for start in range(0, len(logged), BATCH):

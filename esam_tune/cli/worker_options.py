@@ -1,0 +1,121 @@
+"""Options about the workers of a trial: how many, what each takes, and where checkpoints go."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from esam_tune.cli.arguments import count, integer
+from esam_tune.config import COUNT, Domain
+from esam_tune.errors import InputError
+from esam_tune.trial import MAX_FAILURES
+from esam_tune.worker_scaling import BATCH_RULES, FIXED_GLOBAL, LR_RULES, WorkerRule
+
+if TYPE_CHECKING:
+    from esam_tune.study.placement import WorkerShape
+
+Workers = tuple[int | None, int]
+
+_RESTARTS = integer(Domain(kind=int, low=0, high=1_000_000))
+
+
+def workers(text: str) -> Workers:
+    """Parse ``N``, or ``MIN-MAX``: the fewest (None for a fixed count) and the most."""
+    ends = text.split("-")
+    try:
+        if len(ends) > 2 or not all(end.isascii() and end.isdigit() for end in ends):
+            raise InputError("", f"must be N or MIN-MAX, got {text!r}", "for example 4, or 2-4")
+        most = int(COUNT.check("", int(ends[-1][:20])))
+        if len(ends) == 1:
+            return None, most
+        fewest = int(COUNT.check("", int(ends[0][:20])))
+        if fewest >= most:
+            raise InputError("", f"must rise from MIN to MAX, got {text!r}", "or give one count")
+    except InputError as error:
+        raise argparse.ArgumentTypeError(f"{error.problem}; {error.remedy}") from None
+    return fewest, most
+
+
+def gpus(text: str) -> float:
+    """Parse a number of GPUs, whole or a share of one."""
+    from esam_tune.study.placement import WorkerShape
+
+    try:
+        return float(WorkerShape(gpus=float(text)).gpus or 0)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(f"{error.problem}; {error.remedy}") from None
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+
+
+def add_workers_per_trial(parser: argparse.ArgumentParser) -> None:
+    """Add ``--workers-per-trial``."""
+    parser.add_argument(
+        "--workers-per-trial",
+        type=workers,
+        metavar="N|MIN-MAX",
+        help="processes of each trial (default: 1); a range lets it go on with what nodes there "
+        "are",
+    )
+
+
+def add_worker_resources(parser: argparse.ArgumentParser) -> None:
+    """Add ``--gpus-per-worker`` and ``--cpus-per-worker``."""
+    parser.add_argument(
+        "--gpus-per-worker",
+        type=gpus,
+        metavar="N",
+        help="GPUs of each worker, or its share of one such as 0.25 (default: 1 where there are "
+        "enough, else 0)",
+    )
+    parser.add_argument(
+        "--cpus-per-worker",
+        type=count,
+        metavar="N",
+        help="CPU cores of each worker (default: 1; all of them for one that trains alone)",
+    )
+
+
+def add_checkpoints(parser: argparse.ArgumentParser) -> None:
+    """Add ``--checkpoint-storage`` and ``--max-failures``."""
+    parser.add_argument(
+        "--checkpoint-storage",
+        metavar="URI",
+        help="folder that all nodes share, or URI such as s3://BUCKET/PATH (default: in --storage)",
+    )
+    parser.add_argument(
+        "--max-failures",
+        type=_RESTARTS,
+        default=MAX_FAILURES,
+        metavar="N",
+        help="restarts of a trial from its last checkpoint after a lost process or node "
+        f"(default: {MAX_FAILURES})",
+    )
+
+
+def add_worker_rule(parser: argparse.ArgumentParser) -> None:
+    """Add ``--batch-rule`` and ``--lr-rule``."""
+    parser.add_argument(
+        "--batch-rule",
+        choices=BATCH_RULES,
+        default=FIXED_GLOBAL,
+        help="what stays when the worker count is not the one the setting was found with: the "
+        f"global batch, or the rows of each worker (default: {FIXED_GLOBAL})",
+    )
+    parser.add_argument(
+        "--lr-rule",
+        choices=LR_RULES,
+        help="how the learning rate follows the global batch (default: linear where it changes)",
+    )
+
+
+def worker_shape(options: argparse.Namespace) -> WorkerShape:
+    """What each worker takes."""
+    from esam_tune.study.placement import WorkerShape
+
+    return WorkerShape(cpus=options.cpus_per_worker or 1, gpus=options.gpus_per_worker)
+
+
+def worker_rule(options: argparse.Namespace) -> WorkerRule:
+    """What becomes of a setting on another worker count."""
+    return WorkerRule(batch=options.batch_rule, lr=options.lr_rule)
