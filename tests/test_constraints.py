@@ -208,6 +208,13 @@ def test_the_predicted_cost_of_a_setting_is_the_cost_model_s(beta):
     assert predicted({"optimizer": "sam", "rho": 0.1, "every": 1}) == pytest.approx(2.0)
 
 
+def test_a_compiled_network_is_priced_without_what_swp_would_save():
+    compiled = {"epochs": 1, "batch_size": 64, "lr": 0.1, "compile": True}
+    params = {"optimizer": "esam", "beta": 0.3, "gamma": 0.5, "selection": "exact", "every": 1}
+    predicted = PredictedCost(study_spec(training=compiled), 1)
+    assert predicted(params) == predicted({**params, "beta": 1.0})
+
+
 def test_the_rows_of_a_worker_set_how_many_are_selected():
     """Of 4 rows a quarter is one row, of 2 it is still one."""
     spec = study_spec(training={"epochs": 1, "batch_size": 4, "lr": 0.1})

@@ -37,11 +37,13 @@ class PredictedCost:
         """The cost of a step with these complete parameters, over the base optimizer's."""
         from esam_tune.optim import step_cost
 
-        batch_size = int(params.get("batch_size", self._spec.training.batch_size))
+        training = self._spec.training
+        batch_size = int(params.get("batch_size", training.batch_size))
         return step_cost(
             _measured(self._spec.task, batch_size // self._workers),
             method=str(params["optimizer"]),
-            beta=float(params.get("beta", 1.0)),
+            # A compiled clean pass computes every weight's gradient: SWP saves nothing there.
+            beta=1.0 if training.compile else float(params.get("beta", 1.0)),
             gamma=float(params.get("gamma", 1.0)),
             selection=str(params.get("selection", "exact")),
             every=int(params.get("every", 1)),
