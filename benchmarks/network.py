@@ -43,6 +43,9 @@ from esam_tune.study.spec import describe_params
 
 _PORT = 29500  # in a namespace of its own, every port is free
 _QUIET = ("-W", "ignore::FutureWarning")
+_HEAD = """\
+| link | fitted | setting | workers | step without all-reduce ms | step ms | from the link | left out |
+|---|---|---|---|---|---|---|---|"""  # noqa: E501 - a row of the table
 _ESAM = {"optimizer": "esam", "beta": 0.5, "gamma": 0.5, "rho": 0.1}
 
 
@@ -118,18 +121,15 @@ def rows_of_table(
     return table
 
 
-def print_table(table: Sequence[dict[str, Any]]) -> None:
-    print(
-        "| link | fitted | setting | workers | step without all-reduce ms | step ms "
-        "| from the link | left out |\n|---|---|---|---|---|---|---|---|"
-    )
+def print_rows(table: Sequence[dict[str, Any]]) -> None:
     for row in table:
         left_out = "-" if row["left_out"] is None else f"{100 * row['left_out']:+.0f} %"
         print(
             f"| {row['megabits']:g} Mbit/s, {row['milliseconds']:g} ms "
             f"| {row['fitted_megabits']:.3g} Mbit/s, {row['fitted_milliseconds']:.2g} ms "
             f"| {row['setting']} | {row['workers']} | {row['local_ms']:.1f} | {row['step_ms']:.1f} "
-            f"| {100 * row['from_link']:+.0f} % | {left_out} |"
+            f"| {100 * row['from_link']:+.0f} % | {left_out} |",
+            flush=True,
         )
 
 
@@ -142,7 +142,7 @@ def main() -> int:
     parser.add_argument("--workers", type=numbers, default=[1, 2, 4], metavar="1,2,4")
     parser.add_argument("--megabits", type=numbers, default=[25, 100], metavar="25,100")
     parser.add_argument("--milliseconds", type=numbers, default=[0, 5], metavar="0,5")
-    parser.add_argument("--rows", type=int, default=8, help="of each worker")
+    parser.add_argument("--rows", type=int, default=4, help="of each worker")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there too")
@@ -175,12 +175,14 @@ def main() -> int:
         f"load average at the start {os.getloadavg()[0]:.1f}\n",
         flush=True,
     )
+    print(_HEAD)
     table = []
     for megabits, milliseconds in itertools.product(options.megabits, options.milliseconds):
         with EmulatedNetwork(largest, megabits, milliseconds / 1e3) as network:
             found = measure_on(network, plan, largest)
-        table += rows_of_table(laid_out, found, megabits, milliseconds)
-    print_table(table)
+        rows = rows_of_table(laid_out, found, megabits, milliseconds)
+        print_rows(rows)
+        table += rows
     if options.json:
         options.json.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
     return 0
