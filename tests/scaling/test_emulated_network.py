@@ -76,8 +76,9 @@ def test_nothing_is_left_behind_when_a_block_fails():
     assert threading.active_count() == threads
 
 
-def test_nothing_is_left_behind_when_a_link_cannot_be_made():
-    with pytest.raises(RuntimeError, match="tc qdisc"), EmulatedNetwork(2, float("nan"), 0.0):
+def test_nothing_is_left_behind_when_a_link_cannot_be_made(monkeypatch):
+    monkeypatch.setattr("emulated_network._QUEUE", "long")
+    with pytest.raises(RuntimeError, match="tc qdisc"), EmulatedNetwork(2, 10, 0.0):
         pass
     assert existing() == []
 
