@@ -58,6 +58,11 @@ class Worker:
             dist.all_reduce(values)
         return values
 
+    def mean(self, values: list[float]) -> list[float]:
+        """Each value's mean over the workers, for what every worker measures on its own clock."""
+        taken = torch.tensor(values, dtype=torch.float64, device=self.device)
+        return [float(value) for value in self.sum(taken) / self.workers]
+
     def replicate(self, model: nn.Module) -> nn.Module:
         """The model as it is trained: in DistributedDataParallel where there are more workers."""
         if self.workers == 1:
@@ -248,6 +253,7 @@ def train(
             raise DivergedError(f"training loss is {train_loss} in epoch {epoch}")
         schedule.step()
         worker.average_buffers(model)
+        time_ratio, seconds = worker.mean([timer.ratio(), seconds])
         val_loss, val_accuracy = evaluate(model, on_val, worker, computation)
         measured = {
             keys.EPOCH: epoch,
@@ -255,7 +261,7 @@ def train(
             keys.VAL_LOSS: val_loss,
             keys.VAL_ACCURACY: val_accuracy,
             keys.STEP_FLOPS_RATIO: flops_ratio,
-            keys.STEP_TIME_RATIO: timer.ratio(),
+            keys.STEP_TIME_RATIO: time_ratio,
             keys.EPOCH_SECONDS: seconds,
             keys.IMAGES_PER_SECOND: batches.steps * training.batch_size / seconds,
         }

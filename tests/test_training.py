@@ -149,6 +149,24 @@ def test_each_epoch_reports_every_metric_of_a_search_and_nothing_else():
         assert images == pytest.approx(1079 // 64 * 64)
 
 
+def test_what_each_worker_clocks_is_reported_as_the_mean_over_them(monkeypatch):
+    class BesideASlowOne(Worker):
+        """One of two workers; the other takes a second longer for everything."""
+
+        def mean(self, values):
+            return [value + 0.5 for value in values]
+
+    reports, _ = trained(settings("sgd", epochs=1), worker=BesideASlowOne())
+    (metrics,) = reports.metrics
+    assert min(metrics["epoch_seconds"], metrics["step_time_ratio"]) > 0.5
+    images = metrics["images_per_second"] * metrics["epoch_seconds"]
+    assert images == pytest.approx(1079 // 64 * 64)
+
+    monkeypatch.setattr(training.dist, "all_reduce", lambda tensor: tensor.add_(1.0))
+    assert Worker(rank=1, workers=2).mean([3.0, 5.0]) == [2.0, 3.0]
+    assert Worker().mean([3.0, 5.0]) == [3.0, 5.0]
+
+
 def test_training_learns():
     reports, _ = trained(settings("sgd", epochs=3, noise=0.0))
     assert reports.metrics[-1]["train_loss"] < reports.metrics[0]["train_loss"]
