@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from object_store import object_store
+from pyarrow.fs import copy_files
 
 from esam_tune import step_timer, trial
+from esam_tune.checkpoint_storage import join, open_storage
 from esam_tune.training import DivergedError
 from esam_tune.trial import RunRequest, describe, load_weights, run_here
 
@@ -89,6 +92,31 @@ def test_a_final_run_keeps_its_last_state_and_reads_the_test_split(tmp_path):
     weights = run_here(request_for(read_test=True), lambda metrics: None)
     assert weights.keys() == load_weights(kept).keys()
     assert all(torch.equal(value, weights[key]) for key, value in load_weights(kept).items())
+
+
+def test_a_run_goes_on_from_an_object_store(tmp_path):
+    (whole,) = [emitted(request_for(), tmp_path)]
+    with object_store() as uri:
+        filesystem, root = open_storage(join(uri, "tune", "000"))
+        filesystem.create_dir(f"{root}/checkpoint", recursive=True)
+        copy_files(str(whole[1][1]), f"{root}/checkpoint", destination_filesystem=filesystem)
+        run = request_for(resume_from=f"{root}/checkpoint", storage=uri)
+        (tmp_path / "second").mkdir()
+        assert untimed(emitted(run, tmp_path / "second")) == untimed(whole)[2:]
+
+
+def test_a_worker_that_the_group_did_not_have_before_takes_the_firsts_state(tmp_path):
+    whole = emitted(request_for(), tmp_path)
+    folder = Path(whole[0][1])
+    first, fifth, sixth = (trial._load_file(folder, rank) for rank in (0, 5, 6))
+    assert fifth["epoch"] == first["epoch"] == 1
+    assert all(torch.equal(value, fifth["model"][key]) for key, value in first["model"].items())
+    streams = [state["rng"] for state in (first, fifth, sixth)]
+    assert not torch.equal(streams[0], streams[1])
+    assert not torch.equal(streams[1], streams[2])
+    for stream in streams:
+        with torch.random.fork_rng():
+            torch.set_rng_state(stream)
 
 
 class Anything:

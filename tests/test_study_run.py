@@ -1,0 +1,92 @@
+"""A study in motion without Ray: what is handed out, and what is recorded of it."""
+
+import pytest
+from study_events import WrittenStudy, study_spec
+
+from esam_tune.journal import Journal, read
+from esam_tune.study.proposals import Proposals
+from esam_tune.study.record import StudyRecord
+from esam_tune.study.study_run import StudyRun
+from esam_tune.trial import FAILURE, WORKERS, RunRequest
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A study of one baseline and one search trial, of which nothing has run."""
+
+    class Study:
+        path = tmp_path / "journal.jsonl"
+        spec = study_spec(trials=1)
+
+        def begin(self, **request):
+            record = StudyRecord.from_journal(self.path)
+            request = RunRequest(settings={}, run_id="", storage=str(tmp_path), **request)
+            return StudyRun(record, Journal(self.path), Proposals(db, record.spec), request)
+
+        def events(self, kind):
+            return [event for event, _ in read(self.path) if event["event"] == kind]
+
+    db = tmp_path / "optuna.db"
+    WrittenStudy(Study.path, Study.spec).writer.close()
+    return Study()
+
+
+def report(epoch, **more):
+    return {"epoch": epoch, "val_accuracy": 0.5, "step_flops_ratio": 1.0, **more}
+
+
+def test_a_trial_that_the_scheduler_stops_is_pruned_and_one_that_ends_by_itself_fails(study):
+    run = study.begin()
+    for _ in range(2):
+        request = run.next_request()
+        run.report(request.run_id, report(1))
+        if request.run_id == "0001":
+            run.stop(request.run_id)
+        run.end(request.run_id)
+    ends = [(e["state"], e["reason"]) for e in study.events("trial_end")]
+    assert ends == [
+        ("failed", "ended after epoch 1 of 2"),
+        ("pruned", "stopped early after epoch 1 of 2"),
+    ]
+    assert run.record.front() == []
+
+
+def test_a_stop_after_the_last_epoch_changes_nothing_and_a_failure_comes_first(study):
+    run = study.begin()
+    first, second = run.next_request(), run.next_request()
+    for epoch in (1, 2):
+        run.report(first.run_id, report(epoch))
+    run.stop(first.run_id)
+    run.end(first.run_id)
+    run.report(second.run_id, {FAILURE: "because"})
+    run.stop(second.run_id)
+    run.end(second.run_id)
+    ends = [(e["state"], e["reason"]) for e in study.events("trial_end")]
+    assert ends == [("complete", None), ("failed", "because")]
+
+
+def test_an_unfinished_trial_goes_on_from_the_newest_checkpoint_that_is_left(study, tmp_path):
+    run = study.begin()
+    trial_id = run.next_request().run_id
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        run.checkpoint(trial_id, str(tmp_path / name))
+    (tmp_path / "c").rmdir()
+    request = study.begin().next_request()
+    assert (request.run_id, request.resume_from) == (trial_id, str(tmp_path / "b"))
+
+
+def test_what_the_worker_count_makes_of_a_trial_is_recorded_and_again_when_it_changes(study):
+    run = study.begin(workers=4, min_workers=1)
+    trial_id = run.next_request().run_id
+    run.report(trial_id, report(1, **{WORKERS: 4}))
+    run.report(trial_id, report(2, **{WORKERS: 2}))
+    run.report(trial_id, report(2, **{WORKERS: 2}))
+    (start,) = study.events("trial_start")
+    rows = {"batch_size": 64, "lr": 0.05, "rho": None}
+    assert start["setup"] == {**rows, "workers": 4, "rows_per_worker": 16}
+    assert [e["setup"] for e in study.events("workers")] == [
+        {**rows, "workers": 4, "rows_per_worker": 16},
+        {**rows, "workers": 2, "rows_per_worker": 32},
+    ]
+    assert WORKERS not in study.events("epoch")[0]["metrics"]
