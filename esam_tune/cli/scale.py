@@ -18,6 +18,7 @@ from esam_tune.cli.arguments import (
     print_json,
     tracking_uri,
 )
+from esam_tune.cli.worker_options import add_worker_resources, worker_shape
 from esam_tune.config import Domain
 from esam_tune.worker_scaling import LR_RULES
 
@@ -74,6 +75,7 @@ def add_parser(verbs: Any) -> None:
         metavar=_EXAMPLE,
         help="predict for this network too: of a message and of one worker's link",
     )
+    add_worker_resources(parser)
     add_address(parser)
     add_tracking_uri(parser)
     add_json(parser)
@@ -104,6 +106,7 @@ def run(options: argparse.Namespace) -> int:
             predict_to=options.predict_to,
             network=options.network,
             accuracy=options.accuracy,
+            shape=worker_shape(options),
             tracking_uri=tracking_uri(options),
             address=options.address,
         ),

@@ -19,9 +19,7 @@ def run_measurement(plan: Plan, workers: int, placement: Placement) -> Measureme
     Raises:
         RunFailedError: when a worker fails.
     """
-    found = _run_group(
-        _measure, {"plan": plan.to_dict(), "threads": placement.threads}, workers, placement
-    )
+    found = _run_group(_measure, {"plan": plan.to_dict()}, workers, placement)
     return Measurement.from_dict(found)
 
 
@@ -35,11 +33,7 @@ def run_trainings(
     Raises:
         RunFailedError: when a worker fails or a training diverges.
     """
-    config = {
-        "settings": [one.to_dict() for one in settings],
-        "workers": workers,
-        "threads": placement.threads,
-    }
+    config = {"settings": [one.to_dict() for one in settings], "workers": workers}
     found: list[dict[str, float]] = _run_group(_train, config, workers, placement)
     return found
 
@@ -52,19 +46,20 @@ def _run_group(
 ) -> Any:
     """Run a function on every worker of a group; what the first worker's returns."""
     from ray import train
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
-    resources = {"CPU": float(placement.threads)}
-    if placement.gpus_per_worker:
-        resources["GPU"] = placement.gpus_per_worker
+    gpus = placement.gpus_per_worker
+    resources = {"CPU": float(placement.threads), **({"GPU": gpus} if gpus else {})}
     # Nothing is kept there: the first worker's answer comes back through Ray.
     with tempfile.TemporaryDirectory(prefix="esam-tune-") as scratch:
         trainer = TorchTrainer(
             member,
-            train_loop_config=dict(config),
+            train_loop_config={**config, "threads": placement.threads, "gpus": gpus},
+            # NCCL refuses two workers of a group on one GPU, which shares of it bring about.
+            torch_config=TorchConfig(backend="gloo" if 0 < gpus < 1 else None),
             scaling_config=train.ScalingConfig(
                 num_workers=workers,
-                use_gpu=placement.gpus_per_worker > 0,
+                use_gpu=gpus > 0,
                 resources_per_worker=resources,
             ),
             run_config=train.RunConfig(name="scale", storage_path=scratch),
@@ -76,27 +71,20 @@ def _run_group(
 
 
 def _measure(config: dict[str, Any]) -> dict[str, Any]:
-    import torch
-    from ray.train.torch import get_device
-
     from esam_tune.scaling.measurement import measure
 
-    torch.set_num_threads(config["threads"])
-    return measure(Plan.from_dict(config["plan"]), get_device()).to_dict()
+    return measure(Plan.from_dict(config["plan"]), _device(config)).to_dict()
 
 
 def _train(config: dict[str, Any]) -> list[dict[str, float]]:
-    import torch
     from ray import train as ray_train
-    from ray.train.torch import get_device
 
     from esam_tune.training import Worker, train
 
-    torch.set_num_threads(config["threads"])
     worker = Worker(
         rank=ray_train.get_context().get_world_rank(),
         workers=config["workers"],
-        device=get_device(),
+        device=_device(config),
     )
     last: list[dict[str, float]] = []
     for document in config["settings"]:
@@ -108,3 +96,13 @@ def _train(config: dict[str, Any]) -> list[dict[str, float]]:
         train(trial_settings(document), report, worker=worker)
         last.append(epochs[-1])
     return last
+
+
+def _device(config: Mapping[str, Any]) -> Any:
+    """This worker's device, after setting its threads."""
+    import torch
+    from ray.train.torch import get_device
+
+    torch.set_num_threads(config["threads"])
+    # A cluster may promise GPUs by name alone.
+    return get_device() if config["gpus"] and torch.cuda.is_available() else torch.device("cpu")

@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from esam_tune.scaling.records import Measurement, Plan
 from esam_tune.scaling.timings import Timings
 from esam_tune.study import cluster
 from esam_tune.study.folder import check_storage
-from esam_tune.study.placement import place
+from esam_tune.study.placement import WorkerShape, place
 from esam_tune.study.spec import describe_params
 from esam_tune.tracking.scaling import log_scaling
 from esam_tune.tracking.store import artifact_root, check_uri, local_uri, without_credentials
@@ -52,6 +52,7 @@ class ScaleOptions:
         predict_to: largest count to predict.
         network: a described network to predict for, beside the fitted one.
         accuracy: whether every method is trained to its end at every count.
+        shape: what each worker takes of the cluster.
         tracking_uri: of MLflow, or None for the store inside ``storage``.
         address: of a Ray cluster, or None to start one on this machine.
     """
@@ -66,6 +67,7 @@ class ScaleOptions:
     predict_to: int = 1024
     network: Network | None = None
     accuracy: bool = False
+    shape: WorkerShape = field(default_factory=WorkerShape)
     tracking_uri: str | None = None
     address: str | None = None
 
@@ -147,7 +149,8 @@ def _preflight(settings: TrialSettings, options: ScaleOptions, uri: str) -> Desi
         )
     if options.address is None:
         # One thread a worker: more workers than cores would measure how they wait for a core.
-        place(cluster.local_nodes(), largest, 1, "--workers", where="this machine")
+        nodes = cluster.local_nodes()
+        place(nodes, largest, 1, "--workers", shape=options.shape, where="this machine")
     cluster.check_address(options.address)
     if uri != local_uri(options.storage):
         check_uri(uri)
@@ -171,7 +174,7 @@ def _measure(
     largest = laid_out.counts[-1]
     accuracies = {}
     with cluster.connected(options.address, distributed=True) as nodes:
-        placement = place(nodes, largest, 1, "--workers")
+        placement = place(nodes, largest, 1, "--workers", shape=options.shape)
         counts = ", ".join(map(str, laid_out.counts))
         progress(f"measuring {len(laid_out.methods)} methods on {counts} workers")
         measurement = run_measurement(plan, largest, placement)
