@@ -213,6 +213,7 @@ def test_the_chosen_settings_train_that_trial(tmp_path):
     assert settings.origin == {
         "study": "small",
         "trial_id": "0000",
+        "workers": 1,
         "metrics": {"val_accuracy": 0.9, "step_flops_ratio": 1.3},
     }
 

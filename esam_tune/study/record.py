@@ -18,6 +18,7 @@ from esam_tune.pareto import Rule
 from esam_tune.study.space import parse_space
 from esam_tune.study.spec import StudySpec
 from esam_tune.tracking.store import local_uri
+from esam_tune.worker_scaling import ORIGIN_WORKERS
 
 _UNBOUNDED: Mapping[str, float] = MappingProxyType({})
 
@@ -242,6 +243,7 @@ class StudyRecord:
         origin = {
             "study": self.spec.name,
             "trial_id": trial.trial_id,
+            ORIGIN_WORKERS: self.workers_per_trial,
             "metrics": {key: trial.metrics.get(key) for key in self.spec.objectives},
         }
         settings = self.spec.settings(trial.params, origin).to_dict()
