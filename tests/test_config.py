@@ -1,7 +1,7 @@
 """Settings: what is accepted, what is refused and in which words."""
 
 import pickle
-from dataclasses import FrozenInstanceError, fields, replace
+from dataclasses import FrozenInstanceError, asdict, fields, replace
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from esam_tune import config
 from esam_tune.config import (
+    DATASETS,
     HYPERPARAMETERS,
     OPTIMIZERS,
     PARAMETERS,
@@ -124,6 +125,35 @@ def test_a_value_out_of_the_domain_is_refused_with_bound_and_value(domain, recei
     assert error.problem.startswith(f"must be {bound}")
     assert error.problem.endswith(f"got {received!r}")
     assert error.remedy
+
+
+def test_a_text_is_any_that_is_not_empty():
+    domain = Domain(kind=str)
+    assert domain.check("field", "~/data") == "~/data"
+    for value in ("", "  ", 3, None, True, ["a"]):
+        assert "must be a text that is not empty" in refusal(domain.check, "field", value).problem
+
+
+def test_settings_of_the_data_default_to_its_own_and_survive_the_round_trip():
+    task = task_settings({"dataset": "cifar10", "model": "small_cnn", "augment": None})
+    assert (task.augment, task.reads("augment")) == (None, "crop_flip_cutout")
+    assert task.reads("val_share") == 0.1
+    assert task_settings(asdict(task)) == task
+    other = task_settings({"dataset": "cifar10", "model": "small_cnn", "augment": "crop"})
+    assert other.reads("augment") == "crop"
+    assert len({task, other}) == 2
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_a_data_sets_defaults_are_settings_within_their_bounds(dataset):
+    for key, value in DATASETS[dataset].items():
+        assert key in TASK
+        assert value is None or TASK[key].check(key, value) == value
+    for key in {key for reads in DATASETS.values() for key in reads} - set(DATASETS[dataset]):
+        bound = TASK[key]
+        value = bound.choices[0] if bound.choices else "a" if bound.kind is str else bound.high
+        with pytest.raises(InputError, match="does not read it"):
+            task_settings({"dataset": dataset, "model": "small_cnn", key: value})
 
 
 def test_an_unbounded_domain_says_what_kind_it_takes():
