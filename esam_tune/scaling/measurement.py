@@ -66,8 +66,9 @@ def measure(plan: Plan, device: torch.device) -> Measurement:
     }
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     result = Measurement(device=name, backend=backend)
-    # Each cell has a model of its own, and the compiler's limit is on models of one class.
-    torch._dynamo.config.recompile_limit = 8 * len(plan.cells)
+    if any(cell.settings["training"].get("compile") for cell in plan.cells):
+        # Each cell has a model of its own, and the compiler's limit is on models of one class.
+        torch._dynamo.config.recompile_limit = 8 * len(plan.cells)
     places = {
         id(cell): _Place(cell, groups[cell.workers], rank, device, plan.seed)
         for cell in plan.cells

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-_SMALLEST_MESSAGE = 4096  # bytes: latency is all it costs
+_SMALL = 4096  # bytes: of a message of this size latency is nearly all
 
 Kind = Literal["step", "local_step", "all_reduce"]
 
@@ -127,5 +127,5 @@ class Measurement:
 def message_sets(step: Sequence[int]) -> list[tuple[int, ...]]:
     """A step's messages, and single ones of other sizes, to tell latency from bandwidth."""
     total = sum(step)
-    single = {(max(_SMALLEST_MESSAGE, total // share),) for share in (1, 4, 16)}
-    return [tuple(step), *sorted({*single, (_SMALLEST_MESSAGE,)} - {tuple(step)})]
+    sizes = {max(_SMALL, total // share) for share in (1, 4, 16)} | {_SMALL, 16 * _SMALL}
+    return [tuple(step), *sorted({(size,) for size in sizes} - {tuple(step)})]

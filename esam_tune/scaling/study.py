@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import esam_tune
-from esam_tune.config import TrialSettings
+from esam_tune.config import TrialSettings, check_precision
 from esam_tune.errors import InputError
 from esam_tune.metrics import VAL_ACCURACY
 from esam_tune.scaling.checks import leave_one_out
@@ -150,15 +150,14 @@ def _preflight(settings: TrialSettings, options: ScaleOptions, uri: str) -> Desi
     if options.address is None:
         # One thread a worker: more workers than cores would measure how they wait for a core.
         nodes = cluster.local_nodes()
-        place(nodes, largest, 1, "--workers", shape=options.shape, where="this machine")
+        placed = place(nodes, largest, 1, "--workers", shape=options.shape, where="this machine")
+        check_precision(settings.training, gpu=placed.gpus_per_worker > 0)
     cluster.check_address(options.address)
     if uri != local_uri(options.storage):
         check_uri(uri)
-    from esam_tune.tasks.data import check_batch_size, load_split
-    from esam_tune.tasks.models import check_model
+    from esam_tune.tasks.data import check_batch_size, checked_train_split
 
-    train = load_split(settings.task, "train")
-    check_model(settings.task.model, train.image_shape)
+    train = checked_train_split(settings.task)
     if options.accuracy:
         for workers in laid_out.counts:
             check_batch_size(laid_out.batch_size(workers), workers, train)
@@ -175,6 +174,8 @@ def _measure(
     accuracies = {}
     with cluster.connected(options.address, distributed=True) as nodes:
         placement = place(nodes, largest, 1, "--workers", shape=options.shape)
+        training = laid_out.methods[laid_out.chosen].training
+        check_precision(training, gpu=placement.gpus_per_worker > 0)
         counts = ", ".join(map(str, laid_out.counts))
         progress(f"measuring {len(laid_out.methods)} methods on {counts} workers")
         measurement = run_measurement(plan, largest, placement)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import torch
 import yaml
 from conftest import esam_tune
 from made_study import settings_document
@@ -74,6 +75,16 @@ def test_wrong_input_is_one_line_and_starts_nothing(
     for word in words:
         assert word in printed.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["settings.yaml"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine offers fp16")
+def test_a_precision_that_the_workers_do_not_offer_is_refused(settings_file, tmp_path, capsys):
+    document = settings_document()
+    document["training"]["precision"] = "fp16"
+    settings_file.write_text(yaml.safe_dump(document))
+    arguments = ["--workers", "1,2", "--storage", str(tmp_path / "runs")]
+    assert main(["scale", str(settings_file), *arguments]) == 2
+    assert "training.precision: fp16 needs a CUDA GPU" in capsys.readouterr().err
 
 
 def test_a_study_is_not_overwritten(settings_file, tmp_path, capsys):
