@@ -20,7 +20,7 @@ from esam_tune.checkpoint_storage import (
     normalise,
     remove,
 )
-from esam_tune.config import TrialSettings
+from esam_tune.config import TrialSettings, check_precision, trial_settings
 from esam_tune.errors import InputError, RunFailedError
 from esam_tune.metrics import reported
 from esam_tune.study import cluster
@@ -165,7 +165,8 @@ def _preflight(settings: TrialSettings, options: TrainOptions, uri: str) -> Scal
     cluster.check_address(options.address)
     if options.address is None:
         nodes, shape = cluster.local_nodes(), options.shape
-        place(nodes, options.workers, 1, "--workers", shape=shape, where="this machine")
+        here = place(nodes, options.workers, 1, "--workers", shape=shape, where="this machine")
+        check_precision(settings.training, gpu=here.gpus_per_worker > 0)
     if options.checkpoint_storage is not None:
         check_checkpoint_storage(normalise(options.checkpoint_storage))
     if uri != local_uri(options.storage):
@@ -204,6 +205,8 @@ def _train_on_cluster(
         from esam_tune.study.runner import run_single
 
         placement = place(nodes, request.workers, 1, "--workers", shape=options.shape)
+        training = trial_settings(request.settings).training
+        check_precision(training, gpu=placement.gpus_per_worker > 0)
         check_all_nodes_see(scratch, OPTION if options.checkpoint_storage else "--storage")
         request = replace(
             request,

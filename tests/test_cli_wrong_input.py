@@ -298,6 +298,37 @@ def test_a_batch_that_the_workers_cannot_share(line):
     assert_refused(line, command, "training.batch_size: must divide evenly over the 2 workers")
 
 
+@pytest.mark.parametrize("verb", ["sweep", "train"])
+def test_a_network_that_does_not_take_the_images(line, verb):
+    if verb == "sweep":
+        given = line.write("space.yaml", changed(task__model="vit_s_16"))
+    else:
+        task = {**SETTINGS["task"], "model": "vit_s_16"}
+        given = line.write("settings.yaml", {**SETTINGS, "task": task})
+    assert_refused(
+        line,
+        [verb, given, "--storage", line.storage],
+        "task.model: vit_s_16 takes images of at least 32x32 pixels, got a data set of 8x8",
+        "use small_cnn or resnet18_cifar",
+    )
+
+
+@pytest.mark.parametrize("verb", ["sweep", "train"])
+def test_fp16_without_a_gpu(line, verb, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    if verb == "sweep":
+        given = line.write("space.yaml", changed(training__precision="fp16"))
+    else:
+        training = {**SETTINGS["training"], "precision": "fp16"}
+        given = line.write("settings.yaml", {**SETTINGS, "training": training})
+    assert_refused(
+        line,
+        [verb, given, "--storage", line.storage],
+        "training.precision: fp16 needs a CUDA GPU, and the workers have none",
+        "use bf16",
+    )
+
+
 def test_a_study_that_exists(line):
     line.study()
     space = line.write("space.yaml", space_document())

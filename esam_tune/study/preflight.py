@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from esam_tune.checkpoint_storage import check_checkpoint_storage, normalise
+from esam_tune.config import check_precision
 from esam_tune.errors import InputError
 from esam_tune.study import cluster
 from esam_tune.study.feasibility import PredictedCost
@@ -75,10 +76,11 @@ class Plan:
         """Share nodes out among trials.
 
         Raises:
-            InputError: when not one trial fits.
+            InputError: when not one trial fits, or the workers do not offer the precision.
         """
         fewest, asked = self.min_workers or self.workers, self.spec.max_concurrent
         placed = place(nodes, fewest, asked, shape=shape, where=where)
+        check_precision(self.spec.training, gpu=placed.gpus_per_worker > 0)
         if self.min_workers is None:
             return placed
         # Room for a trial's most workers, where there is: a range is for nodes that come and go.
