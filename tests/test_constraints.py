@@ -249,7 +249,7 @@ def test_a_bound_that_exact_esam_cannot_keep_is_named_before_launch():
 
 
 def test_a_bound_above_every_cost_is_named_too():
-    with pytest.raises(InputError, match=r"greatest predicted cost is 2\.00"):
+    with pytest.raises(InputError, match=r"greatest predicted cost is 2\.32"):
         PredictedCost(study_spec(constraints={"step_flops_ratio": ">= 3"}), 1).check()
 
 

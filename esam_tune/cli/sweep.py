@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from esam_tune.cli.arguments import (
     DONE,
@@ -28,6 +28,10 @@ from esam_tune.cli.worker_options import (
     worker_shape,
 )
 
+if TYPE_CHECKING:
+    from esam_tune.study.preflight import SweepOptions
+    from esam_tune.study.space import Overrides
+
 
 def add_parser(verbs: Any) -> None:
     """Add the verb and its options."""
@@ -49,7 +53,15 @@ def add_parser(verbs: Any) -> None:
         metavar="FIELD=VALUE",
         help="over the file's, such as task.label_noise=0.2 or 'search.every={choices: [1, 2]}'",
     )
+    parser.add_argument(
+        "--optuna-storage",
+        metavar="URL",
+        help="of Optuna's study, postgresql://... or journal:///FILE (default: in the storage)",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with a study that exists")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would run, at what cost; start nothing"
+    )
     add_tracking_uri(parser)
     add_json(parser)
 
@@ -59,34 +71,22 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from esam_tune.study.closing import print_result
-    from esam_tune.study.preflight import SweepOptions
-    from esam_tune.study.space import Overrides, load_space
+    from esam_tune.study.dry_run import dry_run
+    from esam_tune.study.preflight import preflight
+    from esam_tune.study.space import load_space
     from esam_tune.study.sweep import sweep
 
-    fewest, most = options.workers_per_trial or (None, None)
+    space, overrides = load_space(options.space, options.set), _overrides(options)
+    how = _sweep_options(options)
+    if options.dry_run:
+        found = dry_run(preflight(space, overrides, how), how.shape, how.address)
+        if options.json:
+            print_json(found.document())
+        else:
+            found.print(Console(highlight=False, markup=False))
+        return DONE
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=not sys.stderr.isatty())
-    result = sweep(
-        load_space(options.space, options.set),
-        Overrides(
-            name=options.name,
-            trials=options.trials,
-            epochs=options.epochs,
-            max_concurrent=options.max_concurrent,
-            seed=options.seed,
-        ),
-        SweepOptions(
-            storage=options.storage,
-            tracking_uri=tracking_uri(options),
-            address=options.address,
-            workers_per_trial=most,
-            min_workers=fewest,
-            shape=worker_shape(options),
-            checkpoint_storage=options.checkpoint_storage,
-            max_failures=options.max_failures,
-            resume=options.resume,
-        ),
-        console,
-    )
+    result = sweep(space, overrides, how, console)
     if options.json:
         print_json(result.document)
     else:
@@ -97,3 +97,32 @@ def run(options: argparse.Namespace) -> int:
         "interrupted": INTERRUPTED,
         "terminated": TERMINATED,
     }[result.outcome]
+
+
+def _overrides(options: argparse.Namespace) -> Overrides:
+    from esam_tune.study.space import Overrides
+
+    return Overrides(
+        name=options.name,
+        trials=options.trials,
+        epochs=options.epochs,
+        max_concurrent=options.max_concurrent,
+        seed=options.seed,
+    )
+
+
+def _sweep_options(options: argparse.Namespace) -> SweepOptions:
+    from esam_tune.study.preflight import SweepOptions
+
+    fewest, most = options.workers_per_trial or (None, None)
+    return SweepOptions(
+        storage=options.storage,
+        tracking_uri=tracking_uri(options),
+        address=options.address,
+        workers_per_trial=most,
+        min_workers=fewest,
+        shape=worker_shape(options),
+        checkpoint_storage=options.checkpoint_storage,
+        max_failures=options.max_failures,
+        resume=options.resume,
+    )

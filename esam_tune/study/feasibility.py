@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import product
+from random import Random
 from typing import TYPE_CHECKING
 
 from esam_tune import metrics as keys
 from esam_tune.config import OPTIMIZERS, TaskSettings, Value, complete_params
 from esam_tune.errors import InputError
-from esam_tune.study.spec import Choice, Constraint, Range, StudySpec
+from esam_tune.study.spec import Choice, Constraint, Dimension, Range, StudySpec
 
 if TYPE_CHECKING:
     from esam_tune.optim.cost_model import StepWork
 
 # The cost model agrees with counting to this share.
 _TOLERANCE = 0.02
-# The parameters that the cost of a step depends on. It never falls with beta and gamma.
+# The parameters that the cost of a step depends on.
 _PRICED = ("optimizer", "beta", "gamma", "selection", "every", "batch_size")
 
 
@@ -51,7 +53,7 @@ class PredictedCost:
 
     def admits(self, params: Mapping[str, Value]) -> bool:
         """Whether a setting's predicted cost keeps the study's constraints on it."""
-        return all(_excess(c, self(params)) <= 0 for c in _on_cost(self._spec))
+        return self.allows(self(params))
 
     def cheapest_and_dearest(self) -> tuple[tuple[float, str], tuple[float, str]]:
         """The ends of the predicted cost over the search space, each with a setting that has it."""
@@ -59,6 +61,15 @@ class PredictedCost:
         described = [" ".join(f"{k}={v}" for k, v in corner.items()) for corner in corners]
         priced = list(zip(map(self, map(_completed, corners)), described, strict=True))
         return min(priced), max(priced)
+
+    def drawn(self, count: int) -> list[float]:
+        """The predicted costs of settings drawn at random from the search space."""
+        random = Random(self._spec.seed)
+        return [self(_completed(_drawn(self._spec, random))) for _ in range(count)]
+
+    def allows(self, cost: float) -> bool:
+        """Whether a predicted cost keeps the study's constraints on it."""
+        return all(_excess(c, cost) <= 0 for c in _on_cost(self._spec))
 
     def check(self) -> None:
         """Require that some setting of the space keeps each constraint on the counted cost.
@@ -111,18 +122,47 @@ def _corners(spec: StudySpec) -> Iterator[dict[str, Value]]:
             ends[key] = dimension.choices
         else:
             ends[key] = _ends(dimension)
+            if key == "gamma":
+                ends[key] += _just_below_one(spec, dimension)
     priced = {key: ends[key] for key in _PRICED if key in ends}
     for values in product(*priced.values()):
-        corner = dict(zip(priced, values, strict=True))
-        reads = OPTIMIZERS[str(corner["optimizer"])].defaults
-        yield {k: v for k, v in corner.items() if k in (*reads, "optimizer", "batch_size")}
+        yield _priced(dict(zip(priced, values, strict=True)))
+
+
+def _just_below_one(spec: StudySpec, gamma: Range) -> tuple[float, ...]:
+    """The largest gammas that leave a row out: dearer than gamma = 1, which selects nothing."""
+    largest = {1 - 1 / size for _, size in spec.batch_sizes()}
+    return tuple(value for value in largest if gamma.contains(value))
+
+
+def _drawn(spec: StudySpec, random: Random) -> dict[str, Value]:
+    point: dict[str, Value] = dict(spec.fixed)
+    for key, dimension in spec.dimensions.items():
+        point[key] = _value(dimension, random)
+    return _priced(point)
+
+
+def _value(dimension: Dimension, random: Random) -> Value:
+    if isinstance(dimension, Choice):
+        return random.choice(dimension.choices)
+    if dimension.integer:
+        return random.randint(int(dimension.low), int(dimension.high))
+    if dimension.log:
+        return math.exp(random.uniform(math.log(dimension.low), math.log(dimension.high)))
+    return random.uniform(dimension.low, dimension.high)
+
+
+def _priced(point: Mapping[str, Value]) -> dict[str, Value]:
+    """The parameters that a point's optimizer reads and that its cost depends on."""
+    reads = ("optimizer", "batch_size", *OPTIMIZERS[str(point["optimizer"])].defaults)
+    return {key: point[key] for key in _PRICED if key in point and key in reads}
 
 
 def _completed(corner: dict[str, Value]) -> dict[str, Value]:
     return complete_params("search", corner)
 
 
-def _ends(dimension: Range) -> tuple[Value, Value]:
+def _ends(dimension: Range) -> tuple[Value, ...]:
     if dimension.integer:
         return int(dimension.low), int(dimension.high)
     return dimension.low, dimension.high

@@ -1,0 +1,250 @@
+"""What a study would do, told before it does anything: trials, first proposals, cost and time."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from esam_tune.study import cluster
+from esam_tune.study.feasibility import PredictedCost
+from esam_tune.study.preflight import Plan
+from esam_tune.study.spec import StudySpec, describe_params
+from esam_tune.tracking.store import without_credentials
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from esam_tune.study.placement import Node, Placement, WorkerShape
+
+_PROPOSALS = 5
+_DRAWS = 256
+# Seconds a trial and a study take beside training, on two cores: benchmarks/orchestration.py and
+# the README's figures.
+_GROUP_SECONDS = 17.0
+_RAY_SECONDS = 10.0
+# Base steps that each trial takes beside its own to measure its cost.
+_TIMED_PAIRS = 48
+# An evaluated image takes a forward pass: a third of a step's work.
+_EVALUATION_SHARE = 1 / 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """How long the study takes if no trial is stopped early.
+
+    Args:
+        step_seconds: of the base optimizer, median of the steps measured.
+        measured_on: the device.
+        hours: from the median step.
+        low: hours if all steps were as fast as the fastest tenth of those measured.
+        high: hours if all were as slow as the slowest tenth.
+        gpu_hours: GPUs held by trials, times the hours they are held.
+    """
+
+    step_seconds: float
+    measured_on: str
+    hours: float
+    low: float
+    high: float
+    gpu_hours: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What a study would do.
+
+    Args:
+        plan: of the study.
+        nodes: the resources of each node of the cluster.
+        placement: of the trials on them.
+        proposals: parameters of the first search trials, as far as they depend on no result.
+        cost: least, median and greatest predicted cost of random settings of the space.
+        allowed: share of the random settings whose predicted cost keeps the constraints.
+        estimate: None where nothing here is like what the trials run on.
+    """
+
+    plan: Plan
+    nodes: Sequence[Node]
+    placement: Placement
+    proposals: Sequence[dict[str, Any]]
+    cost: tuple[float, float, float]
+    allowed: float
+    estimate: Estimate | None
+
+    def document(self) -> dict[str, Any]:
+        """A study's JSON document without trials, and the plan."""
+        spec, folder = self.plan.spec, self.plan.folder
+        return {
+            "study": spec.name,
+            "storage": str(folder.storage),
+            "tracking_uri": without_credentials(self.plan.uri),
+            "parent_run_id": None,
+            "objectives": dict(spec.objectives),
+            "constraints": {c.metric: str(c) for c in spec.constraints},
+            "trials": [],
+            "front": [],
+            "chosen": None,
+            "plan": {
+                "search_trials": spec.trials,
+                "baselines": [baseline.label for baseline in spec.baselines],
+                "epochs": spec.training.epochs,
+                "max_concurrent": self.placement.max_concurrent,
+                "workers_per_trial": self.plan.workers,
+                "cpus_per_worker": self.placement.threads,
+                "gpus_per_worker": self.placement.gpus_per_worker,
+                "first_proposals": list(self.proposals),
+                "predicted_step_flops_ratio": dict(
+                    zip(("least", "median", "greatest"), self.cost, strict=True)
+                ),
+                "share_within_cost_constraints": self.allowed,
+                "estimate": self.estimate and asdict(self.estimate),
+            },
+        }
+
+    def print(self, console: Console) -> None:
+        """Tell people."""
+        spec, placed = self.plan.spec, self.placement
+        least, median, greatest = self.cost
+        total = {key: sum(node.get(key, 0) for node in self.nodes) for key in ("CPU", "GPU")}
+        lines = [
+            ("study", f"{spec.name} in {self.plan.folder.storage}; nothing was started"),
+            (
+                "trials",
+                f"{spec.trials} of the search and {len(spec.baselines)} baselines, "
+                f"{spec.training.epochs} epochs each, {placed.max_concurrent} at a time",
+            ),
+            (
+                "a trial takes",
+                f"{self.plan.workers} x ({placed.threads} CPU, {placed.gpus_per_worker:g} GPU) of "
+                f"{total['CPU']:g} CPU and {total['GPU']:g} GPU on {len(self.nodes)} node(s)",
+            ),
+            (
+                "step cost",
+                f"{least:.2f} to {greatest:.2f} times the base optimizer's FLOPs, "
+                f"median {median:.2f}",
+            ),
+        ]
+        if spec.constraints:
+            kept = " and ".join(f"{c.metric} {c}" for c in spec.constraints)
+            lines.append(
+                ("constraints", f"{kept}; {self.allowed:.0%} of the space may keep those on FLOPs")
+            )
+        lines.append(("time", self._time()))
+        for index, params in enumerate(self.proposals):
+            lines.append(("first proposals" if index == 0 else "", describe_params(params)))
+        for what, text in lines:
+            console.print(f"{what + ':' if what else '':17}{text}", markup=False, soft_wrap=True)
+
+    def _time(self) -> str:
+        estimate = self.estimate
+        if estimate is None:
+            return "not estimated: the trials run on GPUs, and there is none here to measure on"
+        seconds = estimate.step_seconds
+        step = f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+        text = (
+            f"{_duration(estimate.hours)} ({_duration(estimate.low)} to "
+            f"{_duration(estimate.high)}), from steps of {step} "
+            f"on {estimate.measured_on}"
+        )
+        if estimate.gpu_hours:
+            text += f"; {estimate.gpu_hours:.3g} GPU-hours"
+        return text
+
+
+def dry_run(plan: Plan, shape: WorkerShape, address: str | None) -> DryRun:
+    """Find out what a study would do; nothing is started, and nothing stays behind.
+
+    Args:
+        plan: of the study, all checks passed.
+        shape: of a trial's workers.
+        address: of the cluster to ask for its size; None for this machine.
+
+    Raises:
+        InputError: when not one trial fits.
+    """
+    if address is None:
+        nodes, where = cluster.local_nodes(), "this machine"
+    else:
+        where = "the Ray cluster"
+        with cluster.connected(address, distributed=False) as found:
+            nodes = list(found)
+    placement = plan.place(nodes, shape, where)
+    predicted = PredictedCost(plan.spec, plan.workers)
+    drawn = predicted.drawn(_DRAWS)
+    admitted = [cost for cost in drawn if predicted.allows(cost)]
+    return DryRun(
+        plan=plan,
+        nodes=nodes,
+        placement=placement,
+        proposals=_first_proposals(plan.spec, predicted),
+        cost=(min(drawn), statistics.median(drawn), max(drawn)),
+        allowed=len(admitted) / len(drawn),
+        estimate=_estimate(plan, placement, predicted, statistics.mean(admitted or drawn)),
+    )
+
+
+def _first_proposals(spec: StudySpec, predicted: PredictedCost) -> list[dict[str, Any]]:
+    from esam_tune.study.proposals import Proposals
+
+    with tempfile.TemporaryDirectory(prefix="esam-tune-") as folder:
+        proposals = Proposals(Path(folder, "optuna.db"), spec, predicted.admits)
+        return [proposals.ask(index)[1] for index in range(min(_PROPOSALS, spec.trials))]
+
+
+def _estimate(
+    plan: Plan, placement: Placement, predicted: PredictedCost, mean_cost: float
+) -> Estimate | None:
+    import torch
+
+    from esam_tune.step_probe import probe_base_step
+    from esam_tune.tasks.data import load_split
+
+    on_gpu = placement.gpus_per_worker > 0
+    if on_gpu and not torch.cuda.is_available():
+        return None
+    device = torch.device("cuda" if on_gpu else "cpu")
+    spec, training = plan.spec, plan.spec.training
+    train, val = load_split(spec.task, "train"), load_split(spec.task, "val")
+    rows = training.batch_size // plan.workers
+    threads = torch.get_num_threads()
+    torch.set_num_threads(placement.threads)
+    try:
+        timed = sorted(probe_base_step(spec.task, training, train, rows, device))
+    finally:
+        torch.set_num_threads(threads)
+    costs = [predicted(baseline.params) for baseline in spec.baselines]
+    costs += [mean_cost] * spec.trials
+    steps = len(train) // training.batch_size
+    evaluated = _EVALUATION_SHARE * len(val) / training.batch_size
+
+    def held(seconds: float) -> float:
+        """Seconds that all trials together hold their workers."""
+        in_steps = sum(
+            training.epochs * (steps * cost + evaluated) + _TIMED_PAIRS for cost in costs
+        )
+        start = _GROUP_SECONDS * len(costs) if plan.workers > 1 else 0.0
+        return in_steps * seconds + start
+
+    def hours(seconds: float) -> float:
+        return (held(seconds) / placement.max_concurrent + _RAY_SECONDS) / 3600
+
+    tenth = len(timed) // 10
+    step = statistics.median(timed)
+    return Estimate(
+        step_seconds=step,
+        measured_on=torch.cuda.get_device_name(device) if on_gpu else "this machine's CPU",
+        hours=hours(step),
+        low=hours(timed[tenth]),
+        high=hours(timed[-1 - tenth]),
+        gpu_hours=held(step) / 3600 * plan.workers * placement.gpus_per_worker,
+    )
+
+
+def _duration(hours: float) -> str:
+    if hours < 1 / 30:
+        return f"{hours * 3600:.0f} s"
+    return f"{hours * 60:.0f} min" if hours < 2 else f"{hours:.1f} h"

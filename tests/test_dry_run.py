@@ -1,0 +1,114 @@
+"""What `sweep --dry-run` tells, and that it does nothing else."""
+
+import json
+
+import jsonschema
+import pytest
+from conftest import TEST_DATA, esam_tune, write_space
+from study_events import study_spec
+
+from esam_tune.config import task_settings, training_settings
+from esam_tune.step_probe import probe_base_step
+from esam_tune.study import dry_run as module
+from esam_tune.study.dry_run import dry_run
+from esam_tune.study.feasibility import PredictedCost
+from esam_tune.study.placement import WorkerShape
+from esam_tune.study.preflight import SweepOptions, preflight
+from esam_tune.study.proposals import Proposals
+from esam_tune.study.space import Overrides
+
+SCHEMA = json.loads((TEST_DATA / "study.schema.json").read_text())
+
+
+def planned(tmp_path, workers=None, **changes):
+    options = SweepOptions(storage=tmp_path / "runs", workers_per_trial=workers)
+    return preflight(study_spec(**changes), Overrides(), options)
+
+
+@pytest.fixture
+def steps_of_a_second(monkeypatch):
+    import esam_tune.step_probe
+
+    monkeypatch.setattr(esam_tune.step_probe, "probe_base_step", lambda *_, **__: [1.0, 1.0, 2.0])
+
+
+def test_it_tells_what_the_study_would_do_and_leaves_nothing(tmp_path):
+    plan = planned(tmp_path, trials=4, constraints={"step_flops_ratio": "<= 1.9"})
+    found = dry_run(plan, WorkerShape(), None)
+    document = found.document()
+    jsonschema.validate(document, SCHEMA)
+    json.dumps(document, allow_nan=False)
+    told = document["plan"]
+    assert (told["search_trials"], told["baselines"], told["epochs"]) == (4, ["SGD"], 2)
+    assert len(told["first_proposals"]) == 4
+    assert 0 < told["share_within_cost_constraints"] < 1
+    assert told["estimate"]["low"] <= told["estimate"]["hours"] <= told["estimate"]["high"]
+    assert told["estimate"]["gpu_hours"] == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_proposals_are_those_of_the_study_itself(tmp_path, steps_of_a_second):
+    plan = planned(tmp_path, trials=3)
+    told = dry_run(plan, WorkerShape(), None).proposals
+    proposals = Proposals(tmp_path / "optuna.db", plan.spec)
+    assert told == [proposals.ask(index)[1] for index in range(3)]
+
+
+def test_time_adds_up_steps_costs_and_evaluation(tmp_path, steps_of_a_second):
+    """1,079 training images in batches of 64 are 16 steps; 359 are evaluated, at a third each."""
+    search = {"optimizer": "esam", "beta": 1.0, "gamma": 1.0, "rho": {"low": 0.1, "high": 1.0}}
+    plan = planned(tmp_path, trials=1, search=search, max_concurrent=1)
+    estimate = dry_run(plan, WorkerShape(), None).estimate
+    steps = sum(2 * (16 * cost + 359 / 64 / 3) + 48 for cost in (1.0, 2.0))
+    assert estimate.step_seconds == 1.0
+    assert estimate.hours * 3600 == pytest.approx(steps + module._RAY_SECONDS)
+    assert estimate.high * 3600 == pytest.approx(2 * steps + module._RAY_SECONDS)
+    assert estimate.low == estimate.hours
+
+
+def test_gpus_that_are_not_here_are_not_guessed_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.cluster, "local_nodes", lambda: [{"CPU": 8.0, "GPU": 4.0}])
+    found = dry_run(planned(tmp_path), WorkerShape(gpus=2), None)
+    assert found.estimate is None
+    assert found.placement.gpus_per_worker == 2
+    assert found.document()["plan"]["estimate"] is None
+
+
+def test_the_step_that_is_timed_is_the_training_s():
+    import torch
+
+    from esam_tune.tasks.data import load_split
+
+    task = task_settings({"dataset": "digits", "model": "small_cnn"})
+    training = training_settings({"epochs": 1, "batch_size": 64, "lr": 0.1, "precision": "bf16"})
+    train = load_split(task, "train")
+    timed = probe_base_step(task, training, train, 32, torch.device("cpu"), seconds=0.0)
+    assert len(timed) == 3
+    assert min(timed) > 0
+
+
+def test_draws_lie_between_the_ends_of_the_cost():
+    predicted = PredictedCost(study_spec(), 1)
+    (least, _), (most, _) = predicted.cheapest_and_dearest()
+    drawn = predicted.drawn(64)
+    assert len(set(drawn)) > 32
+    assert least <= min(drawn)
+    assert max(drawn) <= most
+    # Leaving a single row out costs a forward pass more than leaving out none.
+    assert most > 2.2
+
+
+@pytest.mark.e2e
+def test_the_command_line_prints_it(tmp_path):
+    space = write_space(tmp_path)
+    answer = esam_tune("sweep", space, "--storage", tmp_path / "runs", "--dry-run")
+    assert answer.returncode == 0, answer.stderr
+    for words in (
+        "3 of the search and 2 baselines, 2 epochs each",
+        "step cost:",
+        "first proposals",
+    ):
+        assert words in answer.stdout
+    shown = esam_tune("sweep", space, "--storage", tmp_path / "runs", "--dry-run", "--json")
+    jsonschema.validate(json.loads(shown.stdout), SCHEMA)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["space.yaml"]
