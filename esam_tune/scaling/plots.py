@@ -23,7 +23,7 @@ LOOKS: tuple[Style, ...] = (
     {"color": BLUE, "marker": "^", "ls": (0, (5, 1.5, 1, 1.5))},
 )
 IDEAL: Style = {"color": DOT, "lw": 1.6, "ls": (0, (1.5, 1.5)), "zorder": 1}
-_DODGE = 0.035  # of a doubling, so that intervals of methods at one count do not cover each other
+_DODGE = 0.035  # of the axis, so that intervals of methods at one count do not cover each other
 
 
 def measured_figure(document: Mapping[str, Any]) -> Figure:
@@ -33,12 +33,12 @@ def measured_figure(document: Mapping[str, Any]) -> Figure:
         document: of the study.
     """
     counts = document["workers"]
-    figure, (left, right) = _figure(_title(document, "measured"))
+    figure, (left, right) = _figure(_title(document, "measured, with 95 % intervals"))
     left.plot(counts, counts, **IDEAL)
     right.plot(counts, [1.0] * len(counts), **IDEAL)
     for index, method in enumerate(document["methods"]):
         look = LOOKS[index]
-        shift = 2 ** (_DODGE * (index - (len(document["methods"]) - 1) / 2))
+        shift = counts[-1] ** (_DODGE * (index - (len(document["methods"]) - 1) / 2))
         for panel, key in ((left, "speed_up"), (right, "efficiency")):
             points = [(point["workers"], point[key]) for point in method["points"]]
             values = [estimate["value"] for _, estimate in points]
@@ -68,7 +68,7 @@ def measured_figure(document: Mapping[str, Any]) -> Figure:
     _share_axis(right, document["methods"], "points")
     left.set_title("speed-up over one worker", **_PANEL_TITLE)
     right.set_title("efficiency (speed-up a worker)", **_PANEL_TITLE)
-    _legend(figure, document, bars=True)
+    _legend(figure, document)
     return figure
 
 
@@ -81,7 +81,9 @@ def predicted_figure(document: Mapping[str, Any], network: str) -> Figure:
         document: of the study.
         network: key of the predictions, ``fitted`` or ``described``.
     """
-    figure, (left, right) = _figure(_title(document, f"predicted, {_network(document, network)}"))
+    figure, (left, right) = _figure(
+        _title(document, f"predicted with 95 % bands, {_network(document, network)}")
+    )
     predicted = [method["predictions"][network] for method in document["methods"]]
     counts = [point["workers"] for point in predicted[0]]
     left.plot(counts, [1.0] * len(counts), **IDEAL)
@@ -118,7 +120,7 @@ def predicted_figure(document: Mapping[str, Any], network: str) -> Figure:
     right.set_yscale("log", base=10)
     left.set_title("efficiency (speed-up a worker)", **_PANEL_TITLE)
     right.set_title("throughput, images/s", **_PANEL_TITLE)
-    _legend(figure, document, bars=False, measured=network == "fitted")
+    _legend(figure, document, measured=network == "fitted")
     return figure
 
 
@@ -190,12 +192,9 @@ def _share_axis(
     panel.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g} %"))
 
 
-def _legend(
-    figure: Figure, document: Mapping[str, Any], *, bars: bool, measured: bool = True
-) -> None:
+def _legend(figure: Figure, document: Mapping[str, Any], *, measured: bool = True) -> None:
     """One row between the title and the panels, where it cannot cover a point."""
     from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
 
     handles: list[Any] = []
     texts = []
@@ -205,12 +204,9 @@ def _legend(
         texts.append(shorten(method["label"], 44, placeholder=" …"))
     handles.append(Line2D([], [], **{k: v for k, v in IDEAL.items() if k != "zorder"}))
     texts.append("ideal")
-    if not bars:
-        handles.append(Patch(color=MUTED, alpha=0.2, lw=0))
-        texts.append("95 % band")
     legend = figure.legend(
         handles, texts, ncols=len(texts), loc="center left", bbox_to_anchor=(0.008, 0.885),
-        frameon=False, fontsize=9.5, handlelength=3.6, columnspacing=1.8,
+        frameon=False, fontsize=9.5, handlelength=3.6, columnspacing=1.6,
     )  # fmt: skip
     for text in legend.get_texts():
         text.set_parse_math(False)

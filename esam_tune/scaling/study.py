@@ -198,7 +198,8 @@ def _document(
 ) -> dict[str, Any]:
     networks = {DESCRIBED: options.network} if options.network else {}
     doublings = [2**n for n in range(options.predict_to.bit_length())]
-    estimator = estimator_for(laid_out, measurement, doublings, networks)
+    predict = sorted({*doublings, *laid_out.counts, options.predict_to})
+    estimator = estimator_for(laid_out, measurement, predict, networks)
     timings = Timings(measurement.samples)
     estimates = estimator.estimates(timings, plan.seed)
     labels = {method: describe_params(one.params) for method, one in laid_out.methods.items()}

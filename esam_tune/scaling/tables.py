@@ -46,25 +46,26 @@ def print_study(document: Mapping[str, Any], console: Console) -> None:
     console.print(f"numbers: {document['result']}")
 
 
-def _measured(document: Mapping[str, Any]) -> Table:
-    table = _table(
-        "setting", "workers", "images/s", "step ms", "speed-up", "efficiency", "exposed ms",
-        "all-reduce ms", "MB",
-    )  # fmt: skip
+def _measured(document: Mapping[str, Any]) -> str:
+    """A line for each count under the name of its method: names are too long for a column."""
+    lines = [
+        f"{'workers':>9}{'images/s':>11}{'step ms':>10}{'speed-up':>22}{'efficiency':>12}"
+        f"{'exposed ms':>12}{'all-reduce ms':>15}{'MB':>8}"
+    ]
     for method in document["methods"]:
-        for point in method["points"]:
-            table.add_row(
-                method["label"],
-                str(point["workers"]),
-                _value(point["images_per_second"], 1, ",.0f"),
-                _value(point["step_seconds"], 1e3, ".4g"),
-                _with_interval(point["speed_up"], 1, ".3g"),
-                _value(point["efficiency"], 100, ".0f") + " %",
-                _value(point.get("exposed_seconds"), 1e3, ".2g"),
-                _value(point.get("all_reduce_seconds"), 1e3, ".2g"),
-                f"{point['all_reduce_bytes'] / 1e6:.3g}",
-            )
-    return table
+        lines.append(method["label"])
+        lines += [
+            f"{point['workers']:>9,}"
+            f"{_value(point['images_per_second'], 1, ',.0f'):>11}"
+            f"{_value(point['step_seconds'], 1e3, '.4g'):>10}"
+            f"{_with_interval(point['speed_up'], 1, '.3g'):>22}"
+            f"{_value(point['efficiency'], 100, '.0f') + ' %':>12}"
+            f"{_value(point.get('exposed_seconds'), 1e3, '.2g'):>12}"
+            f"{_value(point.get('all_reduce_seconds'), 1e3, '.2g'):>15}"
+            f"{point['all_reduce_bytes'] / 1e6:>8.3g}"
+            for point in method["points"]
+        ]
+    return "\n".join(lines)
 
 
 def _trained(document: Mapping[str, Any]) -> Table:
@@ -85,19 +86,19 @@ def _trained(document: Mapping[str, Any]) -> Table:
     return table
 
 
-def _predicted(document: Mapping[str, Any]) -> Table:
-    table = _table("predicted for", "setting", "workers", "efficiency", "images/s")
+def _predicted(document: Mapping[str, Any]) -> str:
+    """The largest predicted count on each network."""
+    lines = []
     for network in document["methods"][0]["predictions"]:
-        for method in document["methods"]:
-            point = method["predictions"][network][-1]
-            table.add_row(
-                f"the {network} network",
-                method["label"],
-                f"{point['workers']:,}",
-                _with_interval(point["efficiency"], 1, ".2g"),
-                _with_interval(point["images_per_second"], 1, ",.0f"),
-            )
-    return table
+        ends = [method["predictions"][network][-1] for method in document["methods"]]
+        head = f"predicted for {ends[0]['workers']:,} workers on the {network} network"
+        lines.append(f"{head:<50}{'efficiency':>26}{'images/s':>34}")
+        lines += [
+            f"  {method['label']:<48}{_with_interval(end['efficiency'], 1, '.2g'):>26}"
+            f"{_with_interval(end['images_per_second'], 1, ',.0f'):>34}"
+            for method, end in zip(document["methods"], ends, strict=True)
+        ]
+    return "\n".join(lines)
 
 
 def _table(first: str, *others: str) -> Table:
