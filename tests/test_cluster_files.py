@@ -133,11 +133,13 @@ def test_the_dockerfile_copies_what_the_installation_needs():
     } <= copied
 
 
-def test_the_rayjobs_entry_point_is_a_command_that_parses(job):
-    words = job["entrypoint"].split()
-    assert words[:2] == ["python", "jobs/sweep.py"]
-    options = cli.build_parser().parse_args(["sweep", *words[2:]])
-    assert (REPOSITORY / options.space).is_file()
+def test_the_rayjobs_entry_point_is_a_command_of_the_image_that_parses(job):
+    dockerfile = (CLUSTERS / "Dockerfile").read_text(encoding="utf-8")
+    root = re.search(r"^WORKDIR (\S+)$", dockerfile, re.MULTILINE)[1]
+    command, script, *arguments = job["entrypoint"].split()
+    assert (command, script) == ("python", f"{root}/jobs/sweep.py")
+    options = cli.build_parser().parse_args(["sweep", *arguments])
+    assert (REPOSITORY / options.space.relative_to(root)).is_file()
     assert options.storage.is_absolute()
 
 
