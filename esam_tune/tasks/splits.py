@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -97,12 +98,19 @@ class Split(ABC):
         """Images as float32 with the training split's mean taken off, over its deviation."""
         if self.mean is None or self.deviation is None:
             return images.float()
-        shape = (1, len(self.mean), 1, 1)
-        deviation = torch.tensor(self.deviation, dtype=torch.float64)
-        offset = (-torch.tensor(self.mean, dtype=torch.float64) / deviation).view(shape)
-        scale = (1.0 / deviation).view(shape)
-        device = images.device
-        return images.float().mul_(scale.float().to(device)).add_(offset.float().to(device))
+        scale, offset = _affine(self.mean, self.deviation, images.device)
+        return images.float().mul_(scale).add_(offset)
+
+
+@lru_cache(maxsize=8)
+def _affine(
+    mean: tuple[float, ...], deviation: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Factor and summand that standardise a batch; kept, so that a step copies nothing for it."""
+    scale = 1.0 / torch.tensor(deviation, dtype=torch.float64)
+    offset = -torch.tensor(mean, dtype=torch.float64) * scale
+    both = torch.stack([scale, offset]).float().to(device)
+    return both[0].view(1, -1, 1, 1), both[1].view(1, -1, 1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +133,7 @@ class ArraySplit(Split):
 
     def to(self, device: torch.device) -> "ArraySplit":
         """The same split on ``device``; on another one than now it keeps its own rows alone."""
-        if device.type == self.pixels.device.type:
+        if device == self.pixels.device:
             return self
         return replace(
             self,

@@ -159,6 +159,15 @@ def test_augmentation_goes_on_from_its_state_bit_for_bit():
     assert all(torch.equal(a, b) for a, b in zip(undisturbed[1:], rest, strict=True))
 
 
+def test_a_state_from_before_there_was_augmentation_still_gives_the_order():
+    _, state = epochs(1)
+    del state["augmentation"]
+    rest, after = epochs(1, state=state)
+    undisturbed, expected = epochs(2)
+    assert torch.equal(after["generator"], expected["generator"])
+    assert rest[0].shape == undisturbed[1].shape
+
+
 @pytest.mark.parametrize("workers", [2, 4])
 def test_a_sample_is_augmented_alike_whichever_worker_has_it(workers):
     alone, state = epochs(2)
