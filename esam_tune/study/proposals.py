@@ -5,49 +5,65 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from esam_tune.config import HYPERPARAMETERS, OPTIMIZERS, Value, complete_params
+from esam_tune.config import Value
+from esam_tune.study.grid import grid_size
+from esam_tune.study.optuna_storage import open_optuna_storage
 from esam_tune.study.record import StudyRecord, TrialRecord
-from esam_tune.study.spec import Choice, Dimension, StudySpec, coordinates
+from esam_tune.study.samplers import distribution, flat_point, propose
+from esam_tune.study.spec import Range, StudySpec, coordinates
 
 if TYPE_CHECKING:
     import optuna
 
+# User attributes of Optuna's trials.
 _TRIAL_ID = "esam_tune.trial_id"
+_REASON = "esam_tune.reason"
+# Why a proposal never became a trial; such ones hold no place in the study.
+_TURNED_DOWN = "esam_tune.turned_down"
 # Settings asked for until one is admitted. Where hardly any part of the space is, a trial that
 # breaks a constraint still tells the sampler something.
 _ATTEMPTS = 64
+# Shares of a range that are closer than this are one setting.
+_SAME = 1e-3
 
 
 class Proposals:
     """Asks Optuna for settings and tells it what became of them.
 
-    The study is stored, but the journal remains the authority: opening brings Optuna's database
+    The study is stored, but the journal remains the authority: opening brings Optuna's storage
     up to date with it, whichever of the two an earlier process wrote last.
 
     Args:
-        path: of the SQLite database, created when missing.
+        where: file of an SQLite database, created when missing, or an Optuna storage's URL.
         spec: the study.
         admits: whether a setting may keep the constraints, as far as is known before it runs.
+        study_name: in the storage; the study's own name where the storage holds no other.
+
+    Raises:
+        InputError: when the storage refuses.
     """
 
     def __init__(
         self,
-        path: Path,
+        where: Path | str,
         spec: StudySpec,
         admits: Callable[[Mapping[str, Value]], bool] = lambda _: True,
+        *,
+        study_name: str | None = None,
     ) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._spec = spec
         self._admits = admits
+        # Settings that became trials, of the first so many of the storage's trials.
+        self._settings: list[dict[str, Value]] = []
+        self._seen = 0
         self._study = optuna.create_study(
-            study_name=spec.name,
-            storage=f"sqlite:///{path}",
+            study_name=study_name or spec.name,
+            storage=open_optuna_storage(where),
             directions=["maximize" if d == "max" else "minimize" for d in spec.objectives.values()],
             load_if_exists=True,
         )
@@ -64,55 +80,75 @@ class Proposals:
                 if started:
                     self.tell(started[0])
                 else:
-                    self._study.tell(stored.number, state=optuna.trial.TrialState.FAIL)
-        told = {stored.user_attrs.get(_TRIAL_ID) for stored in self._study.get_trials(False)}
+                    self._turn_down(stored.number, "proposed by a process that died before use")
+        told = {
+            stored.user_attrs.get(_TRIAL_ID)
+            for stored in self._study.get_trials(deepcopy=False)
+            if _TURNED_DOWN not in stored.user_attrs
+        }
         for trial in record.finished:
             if trial.optuna_number is None and trial.trial_id not in told:
                 self.tell(trial)
 
-    def ask(self, index: int) -> tuple[int, dict[str, Value]]:
+    def ask(self, index: int, trial_id: str | None = None) -> tuple[int, dict[str, Value]]:
         """Propose a setting.
 
-        One whose predicted cost breaks a constraint is not worth a trial: Optuna is told that it
-        failed, and asked again. The sampler is seeded anew each time, from ``index`` and the
-        count of attempts, so that a study that was interrupted proposes what it would have
-        proposed undisturbed.
+        One whose predicted cost breaks a constraint is not worth a trial, nor is one that was
+        tried already but for rounding: Optuna is told that it failed, and asked again. The sampler
+        is made anew each time, from ``index`` and the count of attempts, so that a study that was
+        interrupted proposes what it would have proposed undisturbed.
 
         Args:
             index: of this search trial, counted from 0.
+            trial_id: that the trial will have, for Optuna's user attributes.
 
         Returns:
             The proposal's number, for :meth:`tell`, and the trial's complete parameters.
         """
-        import optuna
-
+        tried = self._tried()
         for attempt in range(_ATTEMPTS):
-            number, params = self._propose([self._spec.seed, index, *filter(None, [attempt])])
-            if self._admits(params) or attempt == _ATTEMPTS - 1:
+            trial, params = propose(self._study, self._spec, index, attempt)
+            refusal = self._refusal(params, tried)
+            if refusal is None or attempt == _ATTEMPTS - 1:
                 break
-            self._study.tell(number, state=optuna.trial.TrialState.FAIL)
-        return number, params
+            self._turn_down(trial.number, refusal)
+        if trial_id is not None:
+            trial.set_user_attr(_TRIAL_ID, trial_id)
+        return trial.number, params
 
-    def _propose(self, seed: list[int]) -> tuple[int, dict[str, Value]]:
+    def _refusal(self, params: Mapping[str, Value], tried: list[dict[str, Value]]) -> str | None:
+        """Why a setting is not worth a trial, or None."""
+        if not self._admits(params):
+            return "its predicted cost breaks a constraint"
+        if any(_same(self._spec, params, other) for other in tried):
+            return "tried already"
+        return None
+
+    def _tried(self) -> list[dict[str, Value]]:
+        """Settings of the space that have been or are being tried; none where all were."""
+        for stored in self._study.get_trials(deepcopy=False)[self._seen :]:
+            if _TURNED_DOWN not in stored.user_attrs:
+                self._settings.append(self._spec.completed(stored.params))
+            self._seen += 1
+        size = grid_size(self._spec)
+        if size is not None and len({tuple(p.items()) for p in self._settings}) >= size:
+            # A space gone through is gone through again.
+            return []
+        return self._settings
+
+    def _turn_down(self, number: int, reason: str) -> None:
         import optuna
 
-        # Ten random trials, Optuna's default, would leave a short search no time to learn.
-        startup = min(10, max(3, self._spec.trials // 3))
-        self._study.sampler = optuna.samplers.TPESampler(
-            seed=int(np.random.SeedSequence(seed).generate_state(1)[0]), n_startup_trials=startup
-        )
-        trial = self._study.ask()
-        params: dict[str, Value] = dict(self._spec.fixed)
-        for key, dimension in sorted(
-            self._spec.dimensions.items(), key=lambda item: item[0] != "optimizer"
-        ):
-            reads = OPTIMIZERS[str(params["optimizer"])].defaults if "optimizer" in params else {}
-            if key in HYPERPARAMETERS and key not in reads:
-                continue
-            params[key] = _suggest(trial, key, dimension)
-        reads = OPTIMIZERS[str(params["optimizer"])].defaults
-        used = {k: v for k, v in params.items() if k not in HYPERPARAMETERS or k in reads}
-        return trial.number, complete_params("search", used)
+        self._attribute(number, _TURNED_DOWN, reason)
+        self._study.tell(number, state=optuna.trial.TrialState.FAIL)
+
+    def _attribute(self, number: int, key: str, value: str) -> None:
+        """Set a user attribute of a stored trial, which an earlier process may have asked for."""
+        import optuna
+
+        stored = self._study.get_trials(deepcopy=False)[number]
+        if not stored.state.is_finished():
+            optuna.trial.Trial(self._study, stored._trial_id).set_user_attr(key, value)
 
     def tell(self, trial: TrialRecord) -> None:
         """Report the end of a trial: its objectives, or that it failed or was stopped early."""
@@ -124,14 +160,18 @@ class Proposals:
             "failed": optuna.trial.TrialState.FAIL,
         }[trial.state]
         values = trial.values(self._spec.objectives) if trial.state == "complete" else None
-        if trial.optuna_number is not None:
-            stored = self._study.get_trials(deepcopy=False)[trial.optuna_number]
-            if not stored.state.is_finished() and values is not None:
-                # The trial may have been proposed by an earlier process: no object of it is kept.
-                self._constrain(optuna.trial.Trial(self._study, stored._trial_id), trial)
-            self._study.tell(trial.optuna_number, values, state=state, skip_if_finished=True)
-        elif values is not None:
-            self._teach(trial, values)
+        if trial.optuna_number is None:
+            if values is not None:
+                self._teach(trial, values)
+            return
+        self._attribute(trial.optuna_number, _TRIAL_ID, trial.trial_id)
+        if trial.reason is not None:
+            self._attribute(trial.optuna_number, _REASON, trial.reason)
+        stored = self._study.get_trials(deepcopy=False)[trial.optuna_number]
+        if not stored.state.is_finished() and values is not None:
+            # The trial may have been proposed by an earlier process: no object of it is kept.
+            self._constrain(optuna.trial.Trial(self._study, stored._trial_id), trial)
+        self._study.tell(trial.optuna_number, values, state=state, skip_if_finished=True)
 
     def _teach(self, trial: TrialRecord, values: list[float]) -> None:
         """Let the sampler learn from a baseline that lies in the search space."""
@@ -140,9 +180,10 @@ class Proposals:
         point = coordinates(self._spec, trial.params)
         if point is None:
             return
+        point = flat_point(self._spec, point)
         taught = optuna.trial.create_trial(
             params=point,
-            distributions={key: _distribution(self._spec.dimensions[key]) for key in point},
+            distributions={key: distribution(self._spec.dimensions[key]) for key in point},
             values=values,
             user_attrs={_TRIAL_ID: trial.trial_id},
         )
@@ -158,21 +199,16 @@ class Proposals:
             stored.set_constraint(constraint.metric, min(excess, sys.float_info.max))
 
 
-def _distribution(dimension: Dimension) -> optuna.distributions.BaseDistribution:
-    import optuna
-
-    if isinstance(dimension, Choice):
-        return optuna.distributions.CategoricalDistribution(dimension.choices)
-    if dimension.integer:
-        return optuna.distributions.IntDistribution(
-            int(dimension.low), int(dimension.high), log=dimension.log
-        )
-    return optuna.distributions.FloatDistribution(dimension.low, dimension.high, log=dimension.log)
-
-
-def _suggest(trial: optuna.Trial, key: str, dimension: Dimension) -> Any:
-    if isinstance(dimension, Choice):
-        return trial.suggest_categorical(key, dimension.choices)
-    if dimension.integer:
-        return trial.suggest_int(key, int(dimension.low), int(dimension.high), log=dimension.log)
-    return trial.suggest_float(key, dimension.low, dimension.high, log=dimension.log)
+def _same(spec: StudySpec, first: Mapping[str, Value], second: Mapping[str, Value]) -> bool:
+    """Whether two complete settings are one but for rounding."""
+    if first.keys() != second.keys():
+        return False
+    for key, value in first.items():
+        dimension = spec.dimensions.get(key)
+        if isinstance(dimension, Range) and not dimension.integer:
+            shares = [dimension.share(float(v)) for v in (value, second[key])]
+            if abs(shares[0] - shares[1]) >= _SAME:
+                return False
+        elif value != second[key]:
+            return False
+    return True

@@ -1,0 +1,108 @@
+"""Where Optuna keeps a study's proposals: a file of the study's folder, or a storage of the user's.
+
+Whatever it is, the study's journal stays the authority, so a storage that other programs read (a
+dashboard, say) may lag behind but never decides.
+"""
+
+from __future__ import annotations
+
+import socket
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+from esam_tune.errors import InputError
+from esam_tune.tracking.store import without_credentials
+
+OPTION = "--optuna-storage"
+_SERVER_PORTS = {"postgresql": 5432, "mysql": 3306}
+_CONNECT_SECONDS = 3.0
+
+
+def check_optuna_storage(url: str) -> None:
+    """Require a storage URL that can be used, within seconds and without making anything.
+
+    Args:
+        url: ``postgresql://...``, ``mysql://...``, ``sqlite:///FILE`` or ``journal:///FILE``.
+
+    Raises:
+        InputError: naming ``--optuna-storage``; credentials in the URL are not shown.
+    """
+    shown = without_credentials(url)
+    kind = url.partition("://")[0].lower().partition("+")[0]
+    if "://" not in url or shown == "(a URI that cannot be read)" or not _known(kind):
+        raise InputError(
+            OPTION,
+            f"must be a postgresql, mysql, sqlite or journal URL, got {shown!r}",
+            "write postgresql://HOST/DATABASE or journal:////ABSOLUTE/FILE",
+        )
+    parts = urllib.parse.urlsplit(url)
+    if kind in ("sqlite", "journal"):
+        path = Path(parts.path[1:])
+        if parts.netloc or not parts.path[1:] or not path.absolute().parent.is_dir():
+            raise InputError(
+                OPTION, f"no folder for {shown!r}", "create it, and write three slashes before PATH"
+            )
+        return
+    _require_driver(url, shown)
+    where = (parts.hostname or "localhost", parts.port or _SERVER_PORTS[kind])
+    try:
+        socket.create_connection(where, timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise InputError(
+            OPTION,
+            f"no database server answers at {shown!r} ({error.strerror or error})",
+            "start it, or leave the option out to keep the study in its own folder",
+        ) from None
+
+
+def open_optuna_storage(where: Path | str) -> Any:
+    """Open a storage, and make its tables where there are none.
+
+    Args:
+        where: file of an SQLite database, or a URL that :func:`check_optuna_storage` has passed.
+
+    Returns:
+        An Optuna storage.
+
+    Raises:
+        InputError: when the database refuses; naming ``--optuna-storage``, without credentials.
+    """
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if isinstance(where, Path):
+        return optuna.storages.RDBStorage(f"sqlite:///{where}")
+    if where.startswith("journal:"):
+        path = urllib.parse.unquote(urllib.parse.urlsplit(where).path[1:])
+        backend = optuna.storages.journal.JournalFileBackend(path)
+        return optuna.storages.JournalStorage(backend)
+    try:
+        # Hours may pass between two trials: a connection is tried before it is used.
+        return optuna.storages.RDBStorage(where, engine_kwargs={"pool_pre_ping": True})
+    except (SQLAlchemyError, ImportError) as error:
+        # The driver's own words name host, database and user, but never the password.
+        cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise InputError(
+            OPTION,
+            f"{without_credentials(where)!r} refuses ({cause})",
+            "check user, password and database, and that the user may create tables",
+        ) from None
+
+
+def _known(kind: str) -> bool:
+    return kind in (*_SERVER_PORTS, "sqlite", "journal")
+
+
+def _require_driver(url: str, shown: str) -> None:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        make_url(url).get_dialect().import_dbapi()
+    except (SQLAlchemyError, ImportError) as error:
+        raise InputError(
+            OPTION,
+            f"{shown!r} needs a database driver ({str(error).splitlines()[0]})",
+            "install it, such as psycopg2-binary for postgresql",
+        ) from None
