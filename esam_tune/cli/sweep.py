@@ -124,5 +124,6 @@ def _sweep_options(options: argparse.Namespace) -> SweepOptions:
         shape=worker_shape(options),
         checkpoint_storage=options.checkpoint_storage,
         max_failures=options.max_failures,
+        optuna_storage=options.optuna_storage,
         resume=options.resume,
     )

@@ -74,6 +74,10 @@ class StudyFolder:
         """The journal's first event, which says how the study was started."""
         return next(journal.read(self.journal))[0]
 
+    def optuna_name(self) -> str:
+        """The study's name in an Optuna storage that may hold studies of other storages."""
+        return f"{self.name}-{self.started_with()['study_id'][:8]}"
+
     def checkpoint_root(self) -> str:
         """Folder or URI of the study's checkpoints and Tune's files.
 

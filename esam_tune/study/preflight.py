@@ -11,6 +11,7 @@ from esam_tune.errors import InputError
 from esam_tune.study import cluster
 from esam_tune.study.feasibility import PredictedCost
 from esam_tune.study.folder import StudyFolder, check_storage, study_folder
+from esam_tune.study.optuna_storage import check_optuna_storage
 from esam_tune.study.placement import Node, Placement, WorkerShape, place
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.search_checks import check_search
@@ -36,6 +37,8 @@ class SweepOptions:
         checkpoint_storage: folder that all nodes share, or URI, for checkpoints; None for the
             study's own folder, or for what the resumed study was started with.
         max_failures: restarts of a trial after a lost process, worker or node.
+        optuna_storage: URL of the storage of Optuna's study; None for a database in the study's
+            own folder, or for what the resumed study was started with.
         resume: whether to go on with a study that exists.
         checkpoint_seconds: least time between two checkpoints of a trial.
     """
@@ -48,6 +51,7 @@ class SweepOptions:
     shape: WorkerShape = field(default_factory=WorkerShape)
     checkpoint_storage: str | None = None
     max_failures: int = MAX_FAILURES
+    optuna_storage: str | None = None
     resume: bool = False
     checkpoint_seconds: float = 5.0
 
@@ -63,6 +67,7 @@ class Plan:
         min_workers: the fewest, or None for a fixed count.
         uri: of MLflow.
         checkpoint_storage: as asked for, without credentials; None for the study's own folder.
+        optuna_storage: as asked for, with its credentials; None for the study's own folder.
     """
 
     spec: StudySpec
@@ -71,6 +76,7 @@ class Plan:
     min_workers: int | None
     uri: str
     checkpoint_storage: str | None
+    optuna_storage: str | None
 
     def place(self, nodes: list[Node], shape: WorkerShape, where: str) -> Placement:
         """Share nodes out among trials.
@@ -100,6 +106,7 @@ def preflight(space: StudySpec, overrides: Overrides, options: SweepOptions) -> 
     uri = options.tracking_uri or local_uri(options.storage)
     workers, min_workers = options.workers_per_trial or 1, options.min_workers
     shared = None if options.checkpoint_storage is None else normalise(options.checkpoint_storage)
+    optuna_storage = options.optuna_storage
     if folder.exists() and not options.resume:
         raise InputError(
             "--name",
@@ -118,6 +125,10 @@ def preflight(space: StudySpec, overrides: Overrides, options: SweepOptions) -> 
         )
         shared = shared or started.get("checkpoint_storage")
         _require_same("--checkpoint-storage", stored, started.get("checkpoint_storage"), shared)
+        kept = started.get("optuna_storage")
+        optuna_storage = optuna_storage or kept
+        shown = optuna_storage and without_credentials(optuna_storage)
+        _require_same("--optuna-storage", stored, kept, shown)
         uri = options.tracking_uri or stored.tracking_uri
         _require_same("--tracking-uri", stored, stored.tracking_uri, without_credentials(uri))
     cluster.check_address(options.address)
@@ -126,6 +137,8 @@ def preflight(space: StudySpec, overrides: Overrides, options: SweepOptions) -> 
         check_uri(uri)
     if shared is not None:
         check_checkpoint_storage(shared)
+    if optuna_storage is not None:
+        check_optuna_storage(optuna_storage)
     plan = Plan(
         spec=spec,
         folder=folder,
@@ -133,6 +146,7 @@ def preflight(space: StudySpec, overrides: Overrides, options: SweepOptions) -> 
         min_workers=min_workers,
         uri=uri,
         checkpoint_storage=shared,
+        optuna_storage=optuna_storage,
     )
     if options.address is None:
         plan.place(cluster.local_nodes(), options.shape, "this machine")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -28,10 +28,16 @@ class StudyRun:
         writer: of the study's journal.
         proposals: the sampler.
         request: a run request whose settings, id and checkpoint each trial replaces.
+        stopped: why early stopping ended a trial, or None for one that it let go on.
     """
 
     def __init__(
-        self, record: StudyRecord, writer: Journal, proposals: Proposals, request: RunRequest
+        self,
+        record: StudyRecord,
+        writer: Journal,
+        proposals: Proposals,
+        request: RunRequest,
+        stopped: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         self.record = record
         self._writer = writer
@@ -39,6 +45,7 @@ class StudyRun:
         self.request = request
         self._failures: dict[str, str] = {}
         self._stopped: set[str] = set()
+        self._reason = stopped
         self._workers: dict[str, int] = {}
         started = {trial.label for trial in record.trials.values() if trial.baseline}
         self._unfinished = [t for t in record.trials.values() if t.state == "running"]
@@ -49,6 +56,13 @@ class StudyRun:
         """Trials still to be handed out, unfinished ones of an earlier process included."""
         return len(self._unfinished) + len(self._baselines) + max(0, self.record.remaining)
 
+    def end_stopped(self) -> None:
+        """End the trials that an earlier process had stopped, but died before it recorded that."""
+        for trial in [t for t in self._unfinished if self._reason(t.trial_id)]:
+            self._unfinished.remove(trial)
+            self.stop(trial.trial_id)
+            self.end(trial.trial_id)
+
     def next_request(self) -> RunRequest | None:
         """Hand out the next trial: unfinished ones first, then baselines, then proposals."""
         if self._unfinished:
@@ -58,7 +72,7 @@ class StudyRun:
             return self._start(baseline.label, dict(baseline.params), baseline=True, number=None)
         if self.record.remaining > 0:
             index = self.record.spec.trials - self.record.remaining
-            number, params = self._proposals.ask(index)
+            number, params = self._proposals.ask(index, self._next_id())
             return self._start(describe_params(params), params, baseline=False, number=number)
         return None
 
@@ -102,7 +116,7 @@ class StudyRun:
         if trial.epochs < spec.training.epochs:
             reached = f"after epoch {trial.epochs} of {spec.training.epochs}"
             if trial.trial_id in self._stopped:
-                return "pruned", f"stopped early {reached}"
+                return "pruned", self._reason(trial.trial_id) or f"stopped early {reached}"
             return "failed", f"ended {reached}"
         values = zip(spec.objectives, trial.values(spec.objectives), strict=True)
         lacking = [key for key, value in values if not math.isfinite(value)]
@@ -113,7 +127,7 @@ class StudyRun:
     def _start(
         self, label: str, params: dict[str, Value], *, baseline: bool, number: int | None
     ) -> RunRequest:
-        trial_id = f"{len(self.record.trials):04d}"
+        trial_id = self._next_id()
         self._append(
             journal.TRIAL_START,
             durable=True,
@@ -125,6 +139,9 @@ class StudyRun:
             setup=self._setup(params, self.request.workers),
         )
         return self._request_for(self.record.trials[trial_id])
+
+    def _next_id(self) -> str:
+        return f"{len(self.record.trials):04d}"
 
     def _setup(self, params: Mapping[str, Value], workers: int) -> dict[str, Any]:
         """Batch, learning rate, rho and rows per worker of a trial on so many workers."""

@@ -93,7 +93,9 @@ def _run(
 ) -> SweepResult:
     from esam_tune.study.proposals import Proposals
     from esam_tune.study.runner import StudyInterrupted, run_trials
+    from esam_tune.study.scheduler import RungScheduler
     from esam_tune.study.study_run import StudyRun
+    from esam_tune.study.study_rungs import StudyRungs
 
     folder = plan.folder
     writer = Journal(folder.journal)
@@ -103,7 +105,12 @@ def _run(
     )
     tracker.start()
     predicted = PredictedCost(plan.spec, plan.workers)
-    proposals = Proposals(folder.optuna, plan.spec, predicted.admits)
+    proposals = Proposals(
+        plan.optuna_storage or folder.optuna,
+        plan.spec,
+        predicted.admits,
+        study_name=None if plan.optuna_storage is None else folder.optuna_name(),
+    )
     proposals.settle(record)
     tune_folder = folder.new_tune_folder()
     request = RunRequest(
@@ -117,7 +124,9 @@ def _run(
         max_failures=options.max_failures,
         checkpoint_seconds=options.checkpoint_seconds,
     )
-    run = StudyRun(record, writer, proposals, request)
+    rungs = StudyRungs.rebuilt(record, (event for event, _ in journal.read(folder.journal)))
+    run = StudyRun(record, writer, proposals, request, rungs.stopped)
+    run.end_stopped()
     outcome: Outcome = "failed"
     try:
         with Progress(record, console) as progress:
@@ -129,7 +138,11 @@ def _run(
 
             if run.remaining:
                 run_trials(
-                    run, tune_folder, max_concurrent=placement.max_concurrent, on_step=on_step
+                    run,
+                    tune_folder,
+                    max_concurrent=placement.max_concurrent,
+                    on_step=on_step,
+                    scheduler=RungScheduler(rungs),
                 )
         outcome = "done" if record.complete else "failed"
     except StudyInterrupted:
@@ -164,6 +177,7 @@ def _open_record(plan: Plan, writer: Journal) -> StudyRecord:
         workers_per_trial=plan.workers,
         min_workers=plan.min_workers,
         checkpoint_storage=plan.checkpoint_storage,
+        optuna_storage=plan.optuna_storage and without_credentials(plan.optuna_storage),
         # The store inside the storage is found by the storage, wherever that is moved to.
         tracking_uri=None if local else without_credentials(plan.uri),
         versions=_versions(),
