@@ -72,7 +72,8 @@ class Objectives:
         """How far apart each row of a layer stands from its neighbours.
 
         The crowding distance of NSGA-II (Deb et al. 2002), but that only the best row of a learned
-        column is infinitely far; the other ends count the gap on their one side twice.
+        column is infinitely far, and rows that are equal are not apart at all; the other ends
+        count the gap on their one side twice.
 
         Args:
             costs: Shape (n, m), finite: the rows of one layer.
@@ -95,7 +96,8 @@ class Objectives:
             # A value that several rows share sets none of them apart.
             shared = (column[:, None] == column[None, :]).sum(axis=1) > 1
             distance += np.where(shared & np.isfinite(apart), 0.0, apart)
-        return distance
+        twins = np.logical_and.reduce(costs[:, None, :] == costs[None, :, :], axis=2)
+        return np.where(twins.sum(axis=1) > 1, 0.0, distance)
 
 
 def layers(beats: Bools) -> npt.NDArray[np.int64]:
