@@ -4,6 +4,7 @@ Both run the same :func:`esam_tune.training.train`; they differ in who receives 
 """
 
 import logging
+import os
 import socket
 import tempfile
 import time
@@ -28,6 +29,10 @@ STATE_FILE = "state-{rank}.pt"
 MAX_FAILURES = 2
 # How often a group that runs with fewer workers than it may have asks for more.
 _RESIZE_SECONDS = 60.0
+# How long a group waits for room. A range of workers is tried anew, with what nodes are left by
+# then: Ray counts a lost node in for some seconds.
+_ROOM_VARIABLE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+_ROOM_SECONDS, _ELASTIC_ROOM_SECONDS = "300", "30"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +131,8 @@ def run_in_group(request: Mapping[str, Any]) -> None:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     run = RunRequest(**request)
+    # Ray hands this on to the group's controller, wherever that runs.
+    os.environ[_ROOM_VARIABLE] = _ELASTIC_ROOM_SECONDS if run.min_workers else _ROOM_SECONDS
     resources = {"CPU": float(run.threads)}
     if run.gpus_per_worker:
         resources["GPU"] = run.gpus_per_worker
@@ -173,7 +180,15 @@ def train_group_member(request: Mapping[str, Any]) -> None:
     run = replace(RunRequest(**request), workers=context.get_world_size())
     rank = context.get_world_rank()
     try:
-        _run(run, emit, train.get_checkpoint(), rank=rank, device=_device(run, grouped=True))
+        _run(
+            run,
+            emit,
+            train.get_checkpoint(),
+            rank=rank,
+            device=_device(run, grouped=True),
+            # A node's cloud tells some time before it takes the node back; all workers must ask.
+            leaving=lambda: train.get_preemption_info() is not None,
+        )
     except DivergedError as error:
         # Every worker sees the same loss and comes here: no restart would help.
         emit({FAILURE: describe(error)}, None)
@@ -214,7 +229,15 @@ def _device(run: RunRequest, *, grouped: bool = False) -> Any:
     return torch.device("cuda")
 
 
-def _run(run: RunRequest, emit: _Emit, own_checkpoint: Any, *, rank: int, device: Any) -> None:
+def _run(
+    run: RunRequest,
+    emit: _Emit,
+    own_checkpoint: Any,
+    *,
+    rank: int,
+    device: Any,
+    leaving: Callable[[], bool] = lambda: False,
+) -> None:
     """Train, continuing from the newest checkpoint there is, and emit each epoch's report.
 
     Args:
@@ -223,6 +246,7 @@ def _run(run: RunRequest, emit: _Emit, own_checkpoint: Any, *, rank: int, device
         own_checkpoint: a Ray checkpoint of this very attempt's predecessor, or None.
         rank: of this worker.
         device: torch device of this worker.
+        leaving: whether a node is about to be taken away, so that a checkpoint is due now.
     """
     import torch
 
@@ -237,9 +261,8 @@ def _run(run: RunRequest, emit: _Emit, own_checkpoint: Any, *, rank: int, device
     def report(metrics: dict[str, float], state: Callable[[], dict[str, Any]]) -> None:
         nonlocal last_saved
         waited = time.monotonic() - last_saved
-        wanted = (
-            run.read_test if metrics["epoch"] == last_epoch else waited >= run.checkpoint_seconds
-        )
+        due = leaving() or waited >= run.checkpoint_seconds
+        wanted = run.read_test if metrics["epoch"] == last_epoch else due
         # The clocks of the workers differ: the first worker decides for all.
         if not worker.sum(torch.tensor(float(wanted and rank == 0), device=device)):
             emit(dict(metrics), None)

@@ -65,6 +65,19 @@ def test_no_checkpoint_is_due_before_its_time(tmp_path):
     assert [kept for _, kept in reports] == [None, None, None]
 
 
+def test_a_node_that_is_about_to_leave_makes_a_checkpoint_due(tmp_path):
+    reports = []
+    trial._run(
+        request_for(checkpoint_seconds=1e9),
+        lambda metrics, folder: reports.append(folder is not None),
+        None,
+        rank=0,
+        device=torch.device("cpu"),
+        leaving=iter([False, True, False]).__next__,
+    )
+    assert reports == [False, True, False]
+
+
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_a_run_goes_on_from_a_checkpoint_as_if_undisturbed(tmp_path, epoch):
     (tmp_path / "first").mkdir()

@@ -138,8 +138,6 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[list[Node]]
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    # Ray gives a worker group a minute to start; on a busy machine importing torch takes longer.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray would let this variable, which a job's shell sets, overrule an address given here.
     if address != "auto":
