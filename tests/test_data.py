@@ -1,5 +1,8 @@
 """The digits' splits, their label noise, and the order of batches."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -183,3 +186,16 @@ def test_the_example_of_a_step_is_what_a_network_gets():
     assert (labels.shape, labels.dtype) == (real_labels.shape, real_labels.dtype)
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     assert model(images).shape == (6, 10)
+
+
+def test_a_process_that_trains_on_digits_loads_no_library_of_other_data_sets():
+    code = (
+        "import sys; from esam_tune.tasks import data; from esam_tune.config import task_settings\n"
+        "task = task_settings({'dataset': 'glyphs', 'model': 'small_cnn'})\n"
+        "data.step_example(task, 2)\n"
+        "print({'torchvision', 'PIL', 'matplotlib', 'sklearn'} & set(sys.modules))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == "set()"
