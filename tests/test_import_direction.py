@@ -88,6 +88,7 @@ ROOMS = (
     ),
     Room("errors", (), ()),
     Room("config", ("errors",), ()),
+    Room("run_state", (), ("torch",)),
     Room("checkpoint_storage", ("errors",), ("pyarrow", "fsspec")),
     Room("worker_scaling", ("config", "errors"), ()),
     Room("metrics", ("errors",), ()),
@@ -117,6 +118,7 @@ ROOMS = (
         ),
         ("torch",),
     ),
+    Room("scaling.trainings", ("scaling.records", "training", "config"), ("torch",)),
     Room("scaling.plots", ("report",), ("matplotlib",)),
     Room(
         "scaling",

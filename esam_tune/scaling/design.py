@@ -79,6 +79,19 @@ class Design:
                     cells.append(Cell(method=method, workers=count, rows=rows, settings=settings))
         return cells
 
+    def trainings(self) -> list[Cell]:
+        """Every method at every count, to be trained to its end."""
+        return [
+            Cell(
+                method=method,
+                workers=workers,
+                rows=int(self.rows(workers)),
+                settings=self.scaled(method, workers).settings.to_dict(),
+            )
+            for workers in self.counts
+            for method in self.methods
+        ]
+
 
 def design(
     settings: TrialSettings, counts: Sequence[int], mode: str, lr_rule: str | None = None

@@ -168,23 +168,22 @@ def _measure(
     laid_out: Design, plan: Plan, options: ScaleOptions, progress: Callable[[str], None]
 ) -> tuple[Measurement, dict[tuple[str, int], float]]:
     """Everything that needs the cluster."""
-    from esam_tune.scaling.group import run_measurement, run_trainings
+    from esam_tune.scaling.group import run_study
 
     largest = laid_out.counts[-1]
-    accuracies = {}
+    trainings = laid_out.trainings() if options.accuracy else []
     with cluster.connected(options.address, distributed=True) as nodes:
         placement = place(nodes, largest, 1, "--workers", shape=options.shape)
         training = laid_out.methods[laid_out.chosen].training
         check_precision(training, gpu=placement.gpus_per_worker > 0)
         counts = ", ".join(map(str, laid_out.counts))
-        progress(f"measuring {len(laid_out.methods)} methods on {counts} workers")
-        measurement = run_measurement(plan, largest, placement)
-        for workers in laid_out.counts if options.accuracy else ():
-            progress(f"training to the end on {workers} worker{'s' * (workers > 1)}")
-            scaled = [laid_out.scaled(method, workers).settings for method in laid_out.methods]
-            last = run_trainings(scaled, workers, placement)
-            for method, metrics in zip(laid_out.methods, last, strict=True):
-                accuracies[method, workers] = metrics[VAL_ACCURACY]
+        then = ", then training each to its end" if trainings else ""
+        progress(f"measuring {len(laid_out.methods)} methods on {counts} workers{then}")
+        measurement, last = run_study(plan, trainings, placement)
+    accuracies = {
+        (cell.method, cell.workers): metrics[VAL_ACCURACY]
+        for cell, metrics in zip(trainings, last, strict=True)
+    }
     return measurement, accuracies
 
 
