@@ -23,6 +23,7 @@ from esam_tune.checkpoint_storage import (
 from esam_tune.config import TrialSettings, check_precision, trial_settings
 from esam_tune.errors import InputError, RunFailedError
 from esam_tune.metrics import reported
+from esam_tune.run_state import load_weights
 from esam_tune.study import cluster
 from esam_tune.study.folder import check_storage, scratch_folder
 from esam_tune.study.placement import WorkerShape, place
@@ -30,7 +31,7 @@ from esam_tune.study.shared_storage import check_all_nodes_see
 from esam_tune.study.spec import describe_params
 from esam_tune.tracking.final import log_training
 from esam_tune.tracking.store import artifact_root, check_uri, local_uri, without_credentials
-from esam_tune.trial import FAILURE, MAX_FAILURES, RunRequest, load_weights, run_here
+from esam_tune.trial import FAILURE, MAX_FAILURES, RunRequest, run_here
 from esam_tune.worker_scaling import ScaledSettings, WorkerRule, scale_settings
 
 _log = logging.getLogger(__name__)

@@ -10,11 +10,11 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from esam_tune.checkpoint_storage import open_storage, ray_arguments
 from esam_tune.config import trial_settings
+from esam_tune.run_state import load_state, load_weights, save_state
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +24,6 @@ CHECKPOINT_PATH = "checkpoint_path"
 # In the reports of an elastic group: how many workers trained this epoch.
 WORKERS = "workers"
 
-STATE_FILE = "state-{rank}.pt"
 # Restarts of a trial from its last checkpoint, after a lost process, worker or node.
 MAX_FAILURES = 2
 # How often a group that runs with fewer workers than it may have asks for more.
@@ -197,11 +196,6 @@ def train_group_member(request: Mapping[str, Any]) -> None:
         raise RuntimeError(f"{describe(error)} (worker {rank} on {_host()})") from None
 
 
-def load_weights(folder: str | Path) -> dict[str, Any]:
-    """The network's state dict from a checkpoint folder of a run."""
-    return dict(_load_file(folder, 0)["model"])
-
-
 def describe(error: BaseException) -> str:
     """One line that says why a run failed, without the tracebacks that wrappers put into it."""
     cause: BaseException = error
@@ -268,7 +262,7 @@ def _run(
             emit(dict(metrics), None)
             return
         with tempfile.TemporaryDirectory(prefix="esam-tune-") as folder:
-            torch.save(state(), Path(folder, STATE_FILE.format(rank=rank)))
+            save_state(folder, rank, state())
             emit(dict(metrics), folder)
         last_saved = time.monotonic()
 
@@ -290,19 +284,4 @@ def _load_state(own_checkpoint: Any, run: RunRequest, rank: int) -> dict[str, An
 
         checkpoint = Checkpoint(run.resume_from, filesystem=open_storage(run.storage)[0])
     with checkpoint.as_directory() as folder:
-        return _load_file(folder, rank)
-
-
-def _load_file(folder: str | Path, rank: int) -> dict[str, Any]:
-    """A rank's state; for a rank that the group did not have before, the first one's."""
-    import torch
-
-    own = Path(folder, STATE_FILE.format(rank=rank))
-    found = own if own.exists() else Path(folder, STATE_FILE.format(rank=0))
-    state: dict[str, Any] = torch.load(found, map_location="cpu", weights_only=True)
-    if found != own:
-        # All else is the same on every rank, or mixes the rank in when it draws. Equal streams
-        # here would give two workers the same noise.
-        seed = int(state["epoch"]) << 16 | rank
-        state["rng"] = torch.Generator().manual_seed(seed).get_state()
-    return state
+        return load_state(folder, rank)

@@ -11,8 +11,9 @@ from pyarrow.fs import copy_files
 
 from esam_tune import step_timer, trial
 from esam_tune.checkpoint_storage import join, open_storage
+from esam_tune.run_state import load_state, load_weights
 from esam_tune.training import DivergedError
-from esam_tune.trial import RunRequest, describe, load_weights, run_here
+from esam_tune.trial import RunRequest, describe, run_here
 
 torch.set_num_threads(1)
 
@@ -121,7 +122,7 @@ def test_a_run_goes_on_from_an_object_store(tmp_path):
 def test_a_worker_that_the_group_did_not_have_before_takes_the_firsts_state(tmp_path):
     whole = emitted(request_for(), tmp_path)
     folder = Path(whole[0][1])
-    first, fifth, sixth = (trial._load_file(folder, rank) for rank in (0, 5, 6))
+    first, fifth, sixth = (load_state(folder, rank) for rank in (0, 5, 6))
     assert fifth["epoch"] == first["epoch"] == 1
     assert all(torch.equal(value, fifth["model"][key]) for key, value in first["model"].items())
     streams = [state["rng"] for state in (first, fifth, sixth)]
