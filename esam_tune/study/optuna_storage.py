@@ -104,5 +104,5 @@ def _require_driver(url: str, shown: str) -> None:
         raise InputError(
             OPTION,
             f"{shown!r} needs a database driver ({str(error).splitlines()[0]})",
-            "install it, such as psycopg2-binary for postgresql",
+            "install it, such as psycopg[binary] for postgresql",
         ) from None

@@ -1,0 +1,53 @@
+"""Optuna storages by URL: which are taken, and that errors about them show no credentials."""
+
+import socket
+
+import pytest
+from study_events import study_spec
+
+from esam_tune.errors import InputError
+from esam_tune.study.optuna_storage import check_optuna_storage
+from esam_tune.study.proposals import Proposals
+
+
+@pytest.mark.parametrize("scheme", ["journal", "sqlite"])
+def test_a_file_by_url_keeps_a_study(tmp_path, scheme):
+    url = f"{scheme}:///{tmp_path}/study file"
+    check_optuna_storage(url)
+    first = Proposals(url, study_spec(), study_name="small-a1b2")
+    number, params = first.ask(0, "0000")
+    again = Proposals(url, study_spec(), study_name="small-a1b2")
+    # What was tried is known to whoever opens it again.
+    assert number == 0
+    assert again.ask(0, "0001")[1] != params
+    # Another storage's study of the same name is another study.
+    other = Proposals(url, study_spec(), study_name="small-c3d4")
+    assert other.ask(0) == (0, params)
+
+
+def closed_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("study.db", "must be a postgresql"),
+        ("redis://user:secret@localhost", "must be a postgresql"),
+        ("postgresql://user:sec@ret@[host/database", "must be a postgresql"),
+        ("journal:////no/such/folder/file", "no folder"),
+        ("sqlite://user:secret@host/file", "no folder"),
+        ("mysql+nosuch://user:secret@localhost/database", "driver"),
+        (f"postgresql://user:secret@127.0.0.1:{closed_port()}/database", "no database server"),
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_refused(url, problem):
+    if problem == "no database server":
+        pytest.importorskip("psycopg")
+    with pytest.raises(InputError) as error:
+        check_optuna_storage(url)
+    assert error.value.field == "--optuna-storage"
+    assert problem in str(error.value)
+    assert "sec" not in str(error.value).replace("seconds", "")
