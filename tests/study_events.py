@@ -47,10 +47,8 @@ class WrittenStudy:
                 journal.STUDY,
                 study_id="a1b2",
                 space=spec.to_dict(),
-                workers_per_trial=1,
-                tracking_uri="sqlite:///mlflow.db",
                 versions={"torch": "2.14.1"},
-                **started,
+                **{"workers_per_trial": 1, "tracking_uri": "sqlite:///mlflow.db"} | started,
             )
 
     def start(self, params=None, *, baseline=False, number=None, label=None):

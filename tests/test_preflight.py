@@ -1,0 +1,58 @@
+"""What a sweep will do after all checks that need no cluster."""
+
+import pytest
+from study_events import WrittenStudy, study_spec
+
+from esam_tune.errors import InputError
+from esam_tune.study.placement import WorkerShape
+from esam_tune.study.preflight import SweepOptions, preflight, workers_text
+from esam_tune.study.space import Overrides
+
+
+def planned(storage, *, batch_size=64, **options):
+    training = {"epochs": 2, "batch_size": batch_size, "lr": 0.05}
+    spec = study_spec(training=training)
+    return preflight(spec, Overrides(), SweepOptions(storage=storage, **options))
+
+
+@pytest.mark.parametrize(
+    ("cores", "concurrent"), [([1], 1), ([2], 1), ([4], 1), ([4, 4], 2), ([3, 3, 3], 2)]
+)
+def test_a_range_of_workers_makes_room_for_its_most_and_starts_with_its_fewest(
+    tmp_path, cores, concurrent
+):
+    # The check on this machine asks for one core only: the most may come with more nodes.
+    plan = planned(tmp_path, batch_size=48, workers_per_trial=4, min_workers=1)
+    nodes = [{"CPU": float(count)} for count in cores]
+    assert plan.place(nodes, WorkerShape(), "here").max_concurrent == concurrent
+
+
+def test_a_range_must_share_the_batch_at_every_count(tmp_path):
+    with pytest.raises(InputError, match="over the 3 workers, got 64; set it to 60 or 66"):
+        planned(tmp_path, workers_per_trial=3, min_workers=1)
+    with pytest.raises(InputError, match="--gpus-per-worker: must be whole GPUs with a range"):
+        planned(tmp_path, workers_per_trial=2, min_workers=1, shape=WorkerShape(gpus=0.5))
+
+
+def test_a_resumed_study_keeps_its_workers_and_where_its_checkpoints_are(tmp_path):
+    WrittenStudy(
+        tmp_path / "small" / "journal.jsonl",
+        study_spec(),
+        workers_per_trial=2,
+        min_workers=1,
+        tracking_uri=None,
+        checkpoint_storage=str(tmp_path / "shared"),
+    )
+    plan = planned(tmp_path, resume=True)
+    assert (plan.min_workers, plan.workers) == (1, 2)
+    assert plan.checkpoint_storage == str(tmp_path / "shared")
+    for options, words in (
+        ({"workers_per_trial": 2}, "--workers-per-trial: differs .* it was '1-2', got '2'"),
+        ({"checkpoint_storage": "other"}, "--checkpoint-storage: differs"),
+    ):
+        with pytest.raises(InputError, match=words):
+            planned(tmp_path, resume=True, **options)
+
+
+def test_worker_counts_as_they_are_typed():
+    assert [workers_text(None, 4), workers_text(2, 4)] == ["4", "2-4"]
