@@ -181,6 +181,16 @@ def test_a_set_that_is_there_needs_no_download_again(server, data):
     assert len(load_split(task(), "test")) == 100
 
 
+def test_only_the_test_split_reads_test_images(server, data):
+    load_split(task(), "train")
+    load_split.cache_clear()
+    for file in (data / "prepared" / "cifar10").glob("test-*"):
+        file.unlink()
+    assert [len(load_split(task(), name)) for name in ("train", "val")] == [450, 50]
+    with pytest.raises(InputError, match=r"test-images\.npy' cannot be read"):
+        load_split(task(), "test")
+
+
 def test_a_set_that_cannot_be_downloaded_is_refused(server, data):
     server.close()
     with pytest.raises(InputError) as caught:
