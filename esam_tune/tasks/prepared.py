@@ -97,7 +97,12 @@ def _write(folder: Path, make: Callable[[], Arrays]) -> None:
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     # Only a process that was killed leaves one: the lock is ours.
     shutil.rmtree(unfinished, ignore_errors=True)
-    arrays = make()
+    try:
+        arrays = make()
+    except OSError as error:
+        raise InputError(
+            "task.data_dir", f"the data set cannot be read: {error}", "check the data set's files"
+        ) from None
     unfinished.mkdir()
     try:
         for name, array in arrays.items():

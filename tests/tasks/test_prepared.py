@@ -93,6 +93,13 @@ def test_a_making_that_failed_or_was_killed_leaves_nothing_behind(tmp_path):
     assert not killed.exists()
 
 
+def test_files_that_cannot_be_read_are_not_taken_for_a_folder_that_cannot_be_written(tmp_path):
+    with pytest.raises(InputError) as caught:
+        prepared(tmp_path, "set", lambda: os.scandir(tmp_path / "nowhere"))
+    assert "the data set cannot be read" in caught.value.problem
+    assert "nowhere" in caught.value.problem
+
+
 @pytest.mark.parametrize("damage", [b"", b"not an array", None])
 def test_a_damaged_file_is_named_with_the_remedy(tmp_path, damage):
     folder = prepared(tmp_path, "set", lambda: {"values": np.ones(1000)})
