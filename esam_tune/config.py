@@ -218,7 +218,7 @@ TASK: dict[str, Domain] = {
     "label_noise": Domain(kind=float, low=0.0, high=1.0, high_open=True),
     "split_seed": SEED,
     "data_dir": Domain(kind=str),
-    "samples": Domain(kind=int, low=1_000, high=10_000_000),
+    "samples": Domain(kind=int, low=1_000, high=1_000_000),
     "image_size": Domain(kind=int, low=8, high=1_024),
     "val_share": Domain(kind=float, low=0.0, high=0.5, low_open=True),
     "augment": Domain(kind=str, choices=AUGMENTATIONS),

@@ -85,11 +85,13 @@ def draw(count: int, seed: int, part: str) -> tuple[NDArray[np.uint8], NDArray[n
         but for a rest.
     """
     pen = _Pen()
-    blocks = []
-    for block in range(-(-count // _BLOCK)):
+    images = np.empty((count, *IMAGE_SHAPE), dtype=np.uint8)
+    labels = np.empty(count, dtype=np.int64)
+    for block, start in enumerate(range(0, count, _BLOCK)):
         generator = np.random.default_rng([seed, _PARTS.index(part), block])
-        blocks.append(_draw_block(generator, block * _BLOCK, pen))
-    images, labels = (np.concatenate(arrays)[:count] for arrays in zip(*blocks, strict=True))
+        drawn, classes = _draw_block(generator, start, pen)
+        images[start : start + _BLOCK] = drawn[: count - start]
+        labels[start : start + _BLOCK] = classes[: count - start]
     return images, labels
 
 
