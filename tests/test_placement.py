@@ -61,7 +61,7 @@ def test_no_more_trials_than_asked():
         ([(4, 2)], 5, {"gpus": 0.5}, "at most 4, the workers of .* 0.5 GPU that .*, got 5"),
         ([(4, 0), (2, 0)], 1, {"cpus": 5}, "--cpus-per-worker: must be at most 4, .* got 5; ask"),
         ([(4, 1), (4, 1)], 1, {"gpus": 2}, "--gpus-per-worker: must be at most 1, .* got 2; ask"),
-        ([(4, 0)], 1, {"gpus": 0.5}, "--gpus-per-worker: must be at most 0, .* got 0.5"),
+        ([(4, 0)], 1, {"gpus": 0.5}, "at most 0, .* got 0.5; leave it out to train on the CPU"),
         ([(4, 0), (1, 1)], 1, {"cpus": 2, "gpus": 1}, "no node .* 2 CPU cores and 1 GPUs together"),
         ([], 1, {}, "--cpus-per-worker: must be at most 0"),
     ],

@@ -131,7 +131,9 @@ def _check_one_worker(nodes: Sequence[Node], shape: WorkerShape, where: str) -> 
                 option,
                 f"must be at most {largest}, the {what} of the largest node of {where}, "
                 f"got {need:g}",
-                "ask for less: a worker cannot straddle nodes",
+                "ask for less: a worker cannot straddle nodes"
+                if largest
+                else "leave it out to train on the CPU, or add nodes that have some",
             )
     if not any(map(shape.slots, nodes)):
         raise InputError(
