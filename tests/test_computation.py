@@ -286,6 +286,8 @@ def test_a_compiled_run_follows_the_eager_one(fresh_compiler, monkeypatch):
     eager, compiled = Reports(), Reports()
     train(run_of(epochs=1), eager)
     monkeypatch.setattr(torch, "compile", noting)
+    # Otherwise the compiler would silently leave what is beyond its limit to the interpreter.
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
     model = train(run_of(epochs=1, compile=True), compiled)
     # The training's network and the base step's.
     assert len(graphs) == 2
@@ -300,6 +302,7 @@ def work(rank, folder):
     torch.set_num_threads(1)
     step_timer._PAIRS = 1
     torch.compile = functools.partial(torch.compile, backend="aot_eager")
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/rendezvous",
