@@ -62,6 +62,7 @@ def _point(
             if path[:3] == ("measured", method, workers)
         },
         "val_accuracy": accuracies.get((method, workers)),
+        "mlflow_run_id": None,
     }
 
 
