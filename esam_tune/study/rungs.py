@@ -5,10 +5,12 @@ Parallel Hyperparameter Tuning") with the multi-objective ranking of MO-ASHA (Sc
 2021, "Multi-objective Asynchronous Successive Halving"): whoever reaches a rung is sorted with all
 who reached it before into non-dominated layers, and goes on if it is among the best 1/eta.
 
-A cost that is known from the first step needs care that neither paper takes: the cheapest trial is
-never dominated, however badly it learns. So a trial is beaten here by one that learned more at a
-cost *up to a margin above its own*: a bad learner lives only while nothing of about its price does
-better. In the order within a layer, too, being cheapest counts no more than being apart.
+A cost that is known from the first step needs care that neither paper takes: the cheapest trial
+is never dominated, however badly it learns. So baselines, and in a study without any all trials,
+also beat a trial that learned less than they at a cost *up to a margin below theirs*; and whom a
+baseline beats stands behind all others, whatever its layer. A bad learner goes on only while
+nothing of about its price does better. In the order within a layer, too, being cheapest counts no
+more than being apart.
 
 Nothing here is random or timed: the same reports in the same order give the same decisions, so a
 study's journal rebuilds its rungs.
@@ -26,8 +28,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-# By how much, as a share of its own cost, a trial may be undercut and still be beaten. Chosen on
-# the curves of benchmarks/search_efficiency.py, see docs/search.md.
+# By how much dearer than a trial, as a share of its cost, what beats it may be.
 MARGIN = 0.1
 
 
@@ -38,13 +39,16 @@ class Objectives:
     Args:
         static: whether each column is a cost that does not change while a trial learns; such a
             column holds logarithms, so that a margin is a share. One column at least is learned.
-        margin: of static columns, in the columns' own (logarithmic) unit.
+        margin: of baselines in static columns, in the columns' own (logarithmic) unit.
+        contender_margin: the same of all others. Where baselines bound the bad learners, 0 leaves
+            neighbours on the front apart.
     """
 
     static: tuple[bool, ...]
     margin: float = math.log1p(MARGIN)
+    contender_margin: float = 0.0
 
-    def beats(self, first: Floats, second: Floats) -> Bools:
+    def beats(self, first: Floats, second: Floats, contends: Bools) -> Bools:
         """Who of the first beats whom of the second.
 
         A row beats another if it dominates it, or if it is at least as good in every learned
@@ -54,6 +58,7 @@ class Objectives:
         Args:
             first: Shape (n, m), finite.
             second: Shape (k, m), finite.
+            contends: Shape (n,): whether each of the first is a contender, and no baseline.
 
         Returns:
             Shape (n, k): [i, j] says whether row i of the first beats row j of the second.
@@ -63,7 +68,8 @@ class Objectives:
         as_good, better = ours <= theirs, ours < theirs
         every, some = np.logical_and.reduce, np.logical_or.reduce
         beats: Bools = every(as_good, axis=2) & some(better, axis=2)
-        about_as_cheap = every((ours <= theirs + self.margin)[..., static], axis=2)
+        margin = np.where(contends, self.contender_margin, self.margin)[:, None, None]
+        about_as_cheap = every((ours <= theirs + margin)[..., static], axis=2)
         learned_more = every(as_good[..., ~static], axis=2) & some(better[..., ~static], axis=2)
         beats |= learned_more & about_as_cheap
         return beats
@@ -140,18 +146,25 @@ class _Rung:
         """Take one more in."""
         row = np.array([costs], dtype=np.float64)
         self.beats = np.pad(self.beats, (0, 1))
-        self.beats[-1, :-1] = self.objectives.beats(row, self.costs)[0]
-        self.beats[:-1, -1] = self.objectives.beats(self.costs, row)[:, 0]
+        own = np.array([contender])
+        self.beats[-1, :-1] = self.objectives.beats(row, self.costs, own)[0]
+        self.beats[:-1, -1] = self.objectives.beats(self.costs, row, self.contenders)[:, 0]
         self.costs = np.concatenate([self.costs, row])
         self.contenders = np.append(self.contenders, contender)
 
     def ahead(self) -> int:
-        """How many contenders stand strictly before the one that came last."""
+        """How many contenders stand strictly before the one that came last.
+
+        Those that no baseline beats come first, then lower layers, then who is further apart.
+        """
+        beaten = np.logical_or.reduce(self.beats[~self.contenders], axis=0)
         found = layers(self.beats)
         own = found == found[-1]
-        distance = self.objectives.crowding(self.costs[own])
-        in_front = self.contenders & (found < found[-1])
-        return int(in_front.sum() + (self.contenders[own] & (distance > distance[-1])).sum())
+        distance = np.full(len(found), 0.0)
+        distance[own] = self.objectives.crowding(self.costs[own])
+        behind = (found > found[-1]) | (own & (distance <= distance[-1]))
+        before = np.where(beaten == beaten[-1], ~behind, ~beaten)
+        return int((self.contenders & before).sum())
 
 
 def rung_epochs(grace: int, eta: float, last: int) -> tuple[int, ...]:

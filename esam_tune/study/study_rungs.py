@@ -10,7 +10,7 @@ from esam_tune import journal
 from esam_tune.journal import Event
 from esam_tune.metrics import COST_METRICS, EPOCH, EPOCH_SECONDS, IMAGES_PER_SECOND
 from esam_tune.study.record import StudyRecord
-from esam_tune.study.rungs import Objectives, Rungs, rung_epochs
+from esam_tune.study.rungs import MARGIN, Objectives, Rungs, rung_epochs
 
 # Objectives that tell what a step costs, not what was learned: no epoch changes them but by noise.
 _STATIC = (*COST_METRICS, EPOCH_SECONDS, IMAGES_PER_SECOND)
@@ -37,7 +37,10 @@ class StudyRungs:
         self._rungs = Rungs(
             () if stopping.kind == "none" else rung_epochs(grace, stopping.eta, last),
             stopping.eta,
-            Objectives(static=tuple(key in _STATIC for key in self._objectives)),
+            Objectives(
+                static=tuple(key in _STATIC for key in self._objectives),
+                contender_margin=0.0 if spec.baselines else math.log1p(MARGIN),
+            ),
         )
 
     @classmethod
