@@ -49,7 +49,7 @@ def print_study(document: Mapping[str, Any], console: Console) -> None:
 def _measured(document: Mapping[str, Any]) -> str:
     """A line for each count under the name of its method: names are too long for a column."""
     lines = [
-        f"{'workers':>9}{'images/s':>11}{'step ms':>10}{'speed-up':>22}{'efficiency':>12}"
+        f"{'workers':>9}{'images/s':>11}{'step ms':>10}{'speed-up':>24}{'efficiency':>12}"
         f"{'exposed ms':>12}{'all-reduce ms':>15}{'MB':>8}"
     ]
     for method in document["methods"]:
@@ -58,7 +58,7 @@ def _measured(document: Mapping[str, Any]) -> str:
             f"{point['workers']:>9,}"
             f"{_value(point['images_per_second'], 1, ',.0f'):>11}"
             f"{_value(point['step_seconds'], 1e3, '.4g'):>10}"
-            f"{_with_interval(point['speed_up'], 1, '.3g'):>22}"
+            f"{_with_interval(point['speed_up'], 1, '.3g'):>24}"
             f"{_value(point['efficiency'], 100, '.0f') + ' %':>12}"
             f"{_value(point.get('exposed_seconds'), 1e3, '.2g'):>12}"
             f"{_value(point.get('all_reduce_seconds'), 1e3, '.2g'):>15}"
