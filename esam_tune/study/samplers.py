@@ -13,6 +13,7 @@ it would have made undisturbed.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -81,6 +82,8 @@ def build_sampler(spec: StudySpec, index: int, attempt: int = 0) -> optuna.sampl
         case "nsga3":
             return _NSGAIII(seed=seed, population_size=population)
         case "gp":
+            # Without greenlet it is slower, which is no news to users.
+            logging.getLogger("optuna._gp.batched_lbfgsb").setLevel(logging.ERROR)
             with _experiments():
                 return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
         case "random":
