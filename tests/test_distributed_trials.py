@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +96,35 @@ def test_a_stopped_group_gives_its_workers_back_and_a_failed_one_says_where(tmp_
         if e["event"] == "trial_start" and e["label"] == "SAM"
     ]
     assert begun["rows_per_worker"] * begun["workers"] == begun["batch_size"]
+
+
+def test_an_elastic_group_goes_on_with_the_nodes_that_are_left(tmp_path: Path) -> None:
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    second = nodes.add_node(num_cpus=1)
+    lost = []
+
+    def lose_a_node(record: StudyRecord) -> None:
+        if not lost and any(trial.checkpoints for trial in record.trials.values()):
+            lost.append(second)
+            nodes.remove_node(second, allow_graceful=False)
+
+    try:
+        trials = run_study(
+            tmp_path,
+            {"workers": 2, "min_workers": 1, "checkpoint_seconds": 0.0},
+            address=nodes.address,
+            on_step=lose_a_node,
+            training={"epochs": 30, "batch_size": 64, "lr": 0.05},
+            search={"optimizer": "sgd", "lr": {"low": 0.01, "high": 0.1}},
+            baselines=[],
+        )
+    finally:
+        nodes.shutdown()
+    (trial,) = trials.values()
+    assert lost
+    assert (trial.state, trial.epochs) == ("complete", 30)
+    events = journal_events(tmp_path, "small")
+    setups = [e["setup"] for e in events if e["event"] == "workers"]
+    assert [(s["workers"], s["rows_per_worker"]) for s in setups] == [(2, 32), (1, 64)]
+    epochs = [e["metrics"]["epoch"] for e in events if e["event"] == "epoch"]
+    assert epochs == list(range(1, 31))
