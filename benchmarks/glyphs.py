@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -90,7 +91,10 @@ def main() -> None:
             for seed in range(options.seeds)
             for rho in options.rhos
         }
-        found = {key: future.result() for key, future in waiting.items()}
+        found = {}
+        for (rho, seed), future in waiting.items():
+            found[rho, seed] = future.result()
+            print(f"rho {rho:g}, seed {seed}: {found[rho, seed]}", file=sys.stderr, flush=True)
     print(
         f"{options.samples} images for training and validation, {options.noise:.0%} wrong training "
         f"labels, {options.epochs} epochs, batch {BATCH}, lr {LR}, weight decay {WEIGHT_DECAY}; "
