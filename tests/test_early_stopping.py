@@ -6,8 +6,11 @@ import pytest
 from study_events import WrittenStudy, study_spec
 
 from esam_tune import journal
+from esam_tune.study.proposals import Proposals
 from esam_tune.study.scheduler import RungScheduler
+from esam_tune.study.study_run import StudyRun
 from esam_tune.study.study_rungs import StudyRungs
+from esam_tune.trial import RunRequest
 
 STOPPING = {"kind": "pareto", "grace_epochs": 1, "eta": 3}
 TRAINING = {"epochs": 9, "batch_size": 64, "lr": 0.05}
@@ -96,3 +99,25 @@ def test_tune_is_told_to_stop_what_the_rungs_stop(study):
     assert answer(ids[1], {"failure": "ValueError: no"}) == "CONTINUE"
     assert answer(ids[1], metrics(1, 0.4)) == "STOP"
     assert rungs.stopped(ids[1]) == "stopped after epoch 1: rank 2 of 2"
+
+
+def test_a_trial_stopped_by_a_process_that_died_before_recording_it_is_ended(tmp_path, study):
+    kept = reported(study, 0.5)
+    stopped = reported(study, 0.4)
+    record = study.record()
+    rungs = rungs_of(study)
+    run = StudyRun(
+        record,
+        study.writer,
+        Proposals(tmp_path / "optuna.db", study.spec),
+        RunRequest(settings={}, run_id="", storage=str(tmp_path)),
+        rungs.stopped,
+    )
+    before = run.remaining
+    run.end_stopped()
+    assert run.remaining == before - 1
+    ended = study.record().trials
+    assert (ended[stopped].state, ended[kept].state) == ("pruned", "running")
+    assert ended[stopped].reason == "stopped after epoch 1: rank 2 of 2"
+    assert run.next_request().run_id == kept
+    assert study.record().front() == []
