@@ -199,3 +199,12 @@ def test_a_process_that_trains_on_digits_loads_no_library_of_other_data_sets():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert answer.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_wrong_labels_are_spread_over_an_epoch_also_where_run_and_split_share_a_seed(seed):
+    labels = torch.arange(2000) % 10
+    wrong = symmetric_noise(labels, 10, 0.4, seed) != labels
+    shares = [wrong[rows].float().mean() for rows in BatchOrder(2000, 200, seed).epoch()]
+    assert min(shares) > 0.25
+    assert max(shares) < 0.55

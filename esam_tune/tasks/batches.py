@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 from esam_tune.tasks.augmentation import DRAWS, Augmentation
+from esam_tune.tasks.seeds import seeded
 from esam_tune.tasks.splits import Split, Step
-
-# Keeps the draws of augmentation apart from the order's, which has the run's seed itself.
-_AUGMENTATION_SEED = 0x5EED_0000_0000
 
 
 class BatchOrder:
@@ -32,7 +30,7 @@ class BatchOrder:
     ) -> None:
         self._num_samples = num_samples
         self._batch_size = batch_size
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = seeded(seed, "order")
         self._share = slice(rank, None, workers)
 
     @property
@@ -86,7 +84,7 @@ class Batches:
         self._split = split
         self._order = order
         self._augmentation = augmentation
-        self._generator = torch.Generator().manual_seed(seed ^ _AUGMENTATION_SEED)
+        self._generator = seeded(seed, "augmentation")
 
     @property
     def steps(self) -> int:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from esam_tune.tasks.seeds import seeded
+
 
 def split_rows(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Split rows in two, with the same share of every class in the second part.
@@ -17,7 +19,7 @@ def split_rows(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]
     Returns:
         Row indices of the first part and of the second, each ascending.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed, "split")
     shuffled = torch.randperm(len(labels), generator=generator)
     by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
     counts = torch.bincount(labels)
