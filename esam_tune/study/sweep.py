@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+import esam_tune
 from esam_tune import journal
 from esam_tune.checkpoint_storage import OPTION, join
 from esam_tune.journal import Journal
@@ -202,6 +203,7 @@ def _finish(record: StudyRecord, folder: StudyFolder, writer: Journal, outcome: 
 
 
 def _versions() -> dict[str, str]:
-    names = ("esam-tune", "torch", "ray", "optuna", "mlflow-skinny")
+    names = ("torch", "ray", "optuna", "mlflow-skinny")
     found = {name: importlib.metadata.version(name) for name in names}
-    return {**found, "python": platform.python_version()}
+    # A job's cluster has the dependencies installed; this package comes with the upload.
+    return {"esam-tune": esam_tune.__version__, **found, "python": platform.python_version()}
