@@ -214,14 +214,14 @@ def test_nobody_gets_in_without_the_token(cluster: JobCluster) -> None:
 
 
 def test_a_wrong_input_shows_in_the_status_of_its_job(cluster: JobCluster, tmp_path: Path) -> None:
-    space = write_space(tmp_path, trials=-1)
+    space = write_space(tmp_path, name="unstarted", trials=-1)
     submitted = cluster.sweep("wrong", "--", space)
     assert submitted.returncode == 1
     job = cluster.get_with_token("/api/jobs/wrong")
     assert job["status"] == "FAILED"
     assert job["driver_exit_code"] == 2
     assert "esam-tune: error: trials: must be" in job["message"]
-    assert not (cluster.home / "runs" / "wrong").exists()
+    assert not (cluster.home / "runs" / "unstarted").exists()
 
 
 def test_a_stopped_job_saves_its_study(cluster: JobCluster, tmp_path: Path) -> None:
