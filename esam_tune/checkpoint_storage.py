@@ -12,12 +12,29 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
-from esam_tune.errors import InputError
+from esam_tune.errors import InputError, choose_from
 
 OPTION = "--checkpoint-storage"
-_SECRET_WORDS = ("secret", "password", "token", "key", "credential", "sas")
+# What a query may hold, as pyarrow's file systems read it: their keys that are no credentials.
+_QUERY_KEYS = {
+    "s3": (
+        *("region", "scheme", "endpoint_override", "tls_ca_file_path", "smart_defaults"),
+        *("allow_bucket_creation", "allow_bucket_deletion", "allow_delayed_open"),
+        "check_directory_existence_before_creation",
+    ),
+    "gs": ("scheme", "endpoint_override", "retry_limit_seconds", "project_id"),
+    "abfs": (
+        *("blob_storage_authority", "blob_storage_scheme", "enable_tls", "background_writes"),
+        *("dfs_storage_authority", "dfs_storage_scheme", "credential_kind", "tenant_id"),
+        "client_id",
+    ),
+    "hdfs": ("user", "replication", "buffer_size", "default_block_size", "kerb_ticket"),
+}
+_SAME_KEYS = {"gcs": "gs", "abfss": "abfs", "viewfs": "hdfs"}
+# Where a user's name is a part of the address: Azure's container, HDFS' user.
+_NAMES_A_USER = ("abfs", "hdfs")
 
 
 def is_remote(where: str) -> bool:
@@ -39,17 +56,32 @@ def normalise(text: str) -> str:
         parts = urlsplit(text)
     except ValueError as error:
         raise InputError(OPTION, f"is not a URI ({error})", "check it") from None
-    secrets = [
-        key for key, _ in parse_qsl(parts.query) if any(word in key for word in _SECRET_WORDS)
-    ]
-    if parts.password or secrets or (parts.username and not parts.scheme.startswith("abfs")):
+    kind = _SAME_KEYS.get(parts.scheme, parts.scheme)
+    if parts.password is not None or (parts.username is not None and kind not in _NAMES_A_USER):
         raise InputError(
             OPTION,
             "must not hold credentials, which would reach files and logs",
             "set them in the environment of every node, such as AWS_ACCESS_KEY_ID",
         )
+    known = _QUERY_KEYS.get(kind, ())
+    # The values stay unsaid, and so does what has none: either may be a secret.
+    for key, value in parse_qsl(parts.query, keep_blank_values=True):
+        if key not in known:
+            name = repr(key) if value and key.isprintable() else "what it has"
+            raise InputError(
+                OPTION,
+                f"must not have {name} in its query, as credentials there would reach files and logs",
+                "set credentials in the environment of every node; "
+                + (choose_from(known, key) if known else "leave the query out"),
+            )
     if parts.scheme == "file":
-        return str(Path(parts.path))
+        if parts.netloc:
+            raise InputError(
+                OPTION,
+                f"must name no host in a file URI, got {parts.netloc!r}",
+                "write file:///PATH, or the folder itself",
+            )
+        return str(Path(unquote(parts.path)))
     if not parts.netloc:
         raise InputError(OPTION, f"must name a bucket or host, got {text!r}", "use s3://BUCKET/...")
     return text

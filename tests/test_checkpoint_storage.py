@@ -49,22 +49,32 @@ def test_a_place_below_another(where, name, below):
         ("s3://", "must name a bucket or host"),
         ("s3://me:secret@bucket/x", "must not hold credentials"),
         ("s3://AKIA@bucket/x", "must not hold credentials"),
-        ("abfs://box@account.dfs.core.windows.net/x?client_secret=abc", "must not hold credential"),
+        ("hdfs://me:secret@name:8020/x", "must not hold credentials"),
+        ("abfs://box@account.dfs.core.windows.net/x?client_secret=abc", "must not have 'client_se"),
+        ("abfs://box@account.dfs.core.windows.net/x?sig=abc", "must not have 'sig'"),
+        ("abfs://box@account.dfs.core.windows.net/x?AccountKey=abc", "must not have 'AccountKey'"),
+        ("s3://bucket/x?X-Amz-Signature=abc", "must not have 'X-Amz-Signature'"),
+        ("s3://bucket/x?region=a&=abc", "must not have what it has in its query"),
+        ("s3://bucket/x?AKIA", "must not have what it has in its query"),
+        ("memory://host/x?region=a", "must not have 'region' .* leave the query out"),
         ("s3://[bad", "is not a URI"),
+        ("file://server/share", "must name no host in a file URI"),
     ],
 )
 def test_what_is_no_place(text, words):
     with pytest.raises(InputError, match=f"--checkpoint-storage: {words}") as caught:
         normalise(text)
-    assert not any(secret in str(caught.value) for secret in ("AKIA", "secret@", "abc"))
+    assert not any(secret in str(caught.value) for secret in ("AKIA", "secret@", "=abc"))
 
 
 def test_a_folder_is_made_absolute_and_a_uri_left_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert normalise("shared") == str(tmp_path / "shared")
     assert normalise("file:///mnt/shared") == "/mnt/shared"
-    azure = "abfs://box@account.dfs.core.windows.net/x"
-    assert [normalise(uri) for uri in (S3, azure)] == [S3, azure]
+    assert normalise("file:///mnt/two%20words") == "/mnt/two words"
+    azure = "abfs://box@account.dfs.core.windows.net/x?tenant_id=t"
+    hadoop = "hdfs://me@name:8020/x?replication=2"
+    assert [normalise(uri) for uri in (S3, azure, hadoop)] == [S3, azure, hadoop]
 
 
 @pytest.mark.parametrize("kind", ["folder", "store"])
