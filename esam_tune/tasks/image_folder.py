@@ -29,6 +29,8 @@ from esam_tune.tasks.stream import ImageFiles, StreamSplit
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
 IMAGENET_CLASSES = 1000
+# Of a class for each of validation and test: training keeps no less, but for rounding.
+_MOST_OF_EACH = 1 / 3
 # Of ImageNet's training images, as torchvision's models and most papers take them.
 _MEAN = (123.675, 116.28, 103.53)
 _DEVIATION = (58.395, 57.12, 57.375)
@@ -103,12 +105,18 @@ def _share_out(
     shared: dict[SplitName, torch.Tensor] = {}
     rows = torch.arange(len(labels))
     if layout.test is None:
+        if share > _MOST_OF_EACH:
+            raise InputError(
+                "task.val_share",
+                f"must be at most 1/3 where the test split is split off too, got {share:g}",
+                "lower it, or put the test images into a folder test beside train",
+            )
         kept, shared["test"] = split_rows(labels, share, seed)
         rows = rows[kept]
     if layout.val is None:
         # The same count as the test split has, out of what is left.
         of_rest = share / (1.0 - share) if layout.test is None else share
-        kept, val = split_rows(labels[rows], min(of_rest, 0.5), seed + 1)
+        kept, val = split_rows(labels[rows], of_rest, seed + 1)
         rows, shared["val"] = rows[kept], rows[val]
     shared["train"] = rows
     return shared
@@ -134,6 +142,13 @@ def _layout(task: TaskSettings) -> _Layout:
             "name the folder that does, with a folder for each class in both",
         )
     if not has["train"]:
+        alone = [part for part in ("val", "test") if has[part]]
+        if alone:
+            raise InputError(
+                "task.data_dir",
+                f"{str(root)!r} holds a folder {alone[0]} and no folder train",
+                "add train, or give a class of that name another",
+            )
         return _Layout(root=root, train="", val=None, test=None)
     if has["val"] and has["test"] and task.dataset == "folder":
         if task.val_share is not None:
