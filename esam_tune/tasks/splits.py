@@ -79,7 +79,7 @@ class Split(ABC):
 
     @abstractmethod
     def in_order(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images and labels of these rows for evaluation, in a few large batches."""
+        """Yield images and labels of these rows for evaluation: a few large batches, none empty."""
 
     def first(self, count: int) -> tuple[Tensor, Tensor]:
         """The first images, as a network gets them in evaluation, and their labels."""
@@ -87,8 +87,8 @@ class Split(ABC):
         return torch.cat(images), torch.cat(labels)
 
     def share(self, rank: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One worker's share of the split for evaluation, see :meth:`in_order`."""
-        return self.in_order(torch.arange(rank, len(self), workers))
+        """One worker's share of the split for evaluation, possibly none; see :meth:`in_order`."""
+        return self.in_order(torch.arange(len(self))[rank::workers])
 
     def with_labels(self, labels: Tensor) -> "Split":
         """The same images under other labels."""
@@ -100,6 +100,11 @@ class Split(ABC):
             return images.float()
         scale, offset = _affine(self.mean, self.deviation, images.device)
         return images.float().mul_(scale).add_(offset)
+
+
+def chunks(rows: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Rows in parts of at most ``size``, none of them empty."""
+    return rows.split(size) if len(rows) else ()
 
 
 @lru_cache(maxsize=8)
@@ -152,5 +157,5 @@ class ArraySplit(Split):
 
     def in_order(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images and labels of these rows for evaluation."""
-        for chunk in rows.to(self.pixels.device).split(_EVALUATION_ROWS):
+        for chunk in chunks(rows.to(self.pixels.device), _EVALUATION_ROWS):
             yield self.standardised(self.pixels[self.rows[chunk]]), self.labels[chunk]

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from esam_tune.tasks.augmentation import CROP_DRAW
-from esam_tune.tasks.splits import Loaded, Split, Step
+from esam_tune.tasks.splits import Loaded, Split, Step, chunks
 
 _EVALUATION_ROWS = 256
 _PREFETCH = 4
@@ -104,13 +104,13 @@ class StreamSplit(Split):
 
     def in_order(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images and labels of these rows for evaluation."""
-        chunks = rows.split(_EVALUATION_ROWS)
+        parts = chunks(rows, _EVALUATION_ROWS)
 
         def wanted() -> Iterator[list[_Wanted]]:
-            for chunk in chunks:
+            for chunk in parts:
                 yield [(row, None) for row in self.rows[chunk].tolist()]
 
-        for chunk, images in zip(chunks, self._decoded(wanted()), strict=True):
+        for chunk, images in zip(parts, self._decoded(wanted()), strict=True):
             yield self.standardised(self._put(images)), self._put(self.labels[chunk])
 
     def _put(self, values: Tensor) -> Tensor:

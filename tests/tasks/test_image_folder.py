@@ -318,6 +318,37 @@ def test_other_layouts_than_a_data_sets_are_refused(images):
     assert "at least 2 class folders, got 1" in refusal(task(images / "flat")).problem
 
 
+@pytest.mark.parametrize("parts", [["."], ["train"]])
+def test_validation_and_test_leave_a_third_for_training(images, parts):
+    settings = task(fill(images, parts, counts=9), val_share=0.34)
+    error = refusal(settings)
+    assert (error.field, error.problem.split(",")[0]) == (
+        "task.val_share",
+        "must be at most 1/3 where the test split is split off too",
+    )
+    third = seen(task(images, val_share=1 / 3))
+    assert [len(third[name]) for name in SPLITS] == [9, 9, 9]
+
+
+def test_the_least_images_put_one_of_each_class_into_each_split(images):
+    settings = task(fill(images, ["."], counts=3), val_share=0.01)
+    for name in SPLITS:
+        assert torch.bincount(load_split(settings, name).labels).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("parts", [["val", "test"], ["val"], ["test", "other"]])
+def test_splits_without_a_training_split_are_not_taken_for_classes(images, parts):
+    error = refusal(task(fill(images, parts)))
+    assert error.field == "task.data_dir"
+    assert f"holds a folder {parts[0]} and no folder train" in error.problem
+
+
+def test_more_workers_than_images_share_them_out(images):
+    split = load_split(task(fill(images, ["."])), "val")
+    shares = [list(split.share(rank, 5)) for rank in range(5)]
+    assert [sum(len(labels) for _, labels in share) for share in shares] == [1, 1, 1, 0, 0]
+
+
 def test_an_image_that_fails_later_ends_the_run_by_its_name(images):
     settings = task(fill(images, ["."]))
     train = checked_train_split(settings)
