@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -161,6 +162,19 @@ def test_a_batch_that_does_not_fit_is_refused(batch_size, workers, problem):
         check_batch_size(batch_size, workers, load_split(task(), "train"))
     assert caught.value.field == "training.batch_size"
     assert caught.value.problem == problem
+
+
+def test_a_batch_that_does_not_divide_is_refused_by_the_field_that_asks_for_it():
+    with pytest.raises(InputError) as caught:
+        check_batch_size(64, 3, load_split(task(), "train"), "search.batch_size")
+    assert caught.value.field == "search.batch_size"
+
+
+def test_more_workers_than_samples_share_them_out():
+    split = replace(load_split(task(), "val"), labels=torch.tensor([3, 1]))
+    shares = [list(split.share(rank, 5)) for rank in range(5)]
+    assert [len(share) for share in shares] == [1, 1, 0, 0, 0]
+    assert [share[0][1].tolist() for share in shares[:2]] == [[3], [1]]
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1079, 1), (64, 2), (2, 2), (2, 1)])

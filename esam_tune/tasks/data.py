@@ -68,7 +68,8 @@ def load_split(task: TaskSettings, name: SplitName) -> Split:
 def checked_train_split(task: TaskSettings) -> Split:
     """The train split, after all that can be checked of a task before it is trained.
 
-    This prepares the data set on this machine. No test image is decoded or looked at.
+    This prepares the data set on this machine, its test part too where that comes in one piece with
+    the rest (CIFAR, glyphs). No test image or label is looked at.
 
     Raises:
         InputError: when the data set is missing, corrupt or cannot be downloaded, or when the
@@ -153,7 +154,7 @@ def check_batch_size(
         )
     if batch_size % workers:
         raise InputError(
-            "training.batch_size",
+            field,
             f"must divide evenly over the {workers} workers of a trial, got {batch_size}",
             f"use a multiple of {workers}",
         )
