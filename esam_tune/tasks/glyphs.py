@@ -8,6 +8,7 @@ characters in it, under noise.
 
 import importlib.util
 import string
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,11 @@ def load_glyphs(task: TaskSettings, name: SplitName) -> ArraySplit:
     Raises:
         InputError: when the fonts are not there, or the folder cannot be written.
     """
-    from PIL import __version__ as pillow
-
     samples, seed = int(task.reads("samples")), task.split_seed
-    # FreeType comes with Pillow: another version may draw another pixel.
-    stored = f"glyphs-{_VERSION}-{samples}-seed{seed}-pillow{pillow}"
+    # Any of these in another version may draw another pixel: FreeType comes with Pillow, random
+    # numbers with NumPy, the fonts with matplotlib.
+    drawn_by = "-".join(f"{name}{version(name)}" for name in ("pillow", "numpy", "matplotlib"))
+    stored = f"glyphs-{_VERSION}-{samples}-seed{seed}-{drawn_by}"
     folder = prepared(data_root(task.data_dir), stored, lambda: _draw_all(samples, seed))
     return image_split(folder, task, name, NUM_CLASSES)
 

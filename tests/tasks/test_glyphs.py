@@ -99,6 +99,21 @@ def test_a_character_is_moved_turned_and_scaled_as_asked():
     assert turned - 15.5 == pytest.approx(15.5 - place, abs=0.6)
 
 
+@pytest.mark.parametrize("library", ["pillow", "numpy", "matplotlib"])
+def test_another_version_of_what_draws_them_draws_anew(task, library, monkeypatch):
+    glyphs.load_glyphs(task(), "train")
+
+    def draw_again(samples, seed):
+        raise ArithmeticError
+
+    monkeypatch.setattr(glyphs, "_draw_all", draw_again)
+    glyphs.load_glyphs(task(), "train")
+    known = glyphs.version
+    monkeypatch.setattr(glyphs, "version", lambda name: known(name) + ".1" * (name == library))
+    with pytest.raises(ArithmeticError):
+        glyphs.load_glyphs(task(), "train")
+
+
 def test_splits_are_apart_stratified_and_standardised(task):
     splits = {name: load_split(task(val_share=0.2), name) for name in SPLITS}
     assert sum(len(splits[name]) for name in ("train", "val")) == 1000
