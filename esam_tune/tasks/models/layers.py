@@ -1,6 +1,9 @@
 """What several networks are made of, with He et al.'s initial weights."""
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -37,4 +40,30 @@ class Classifier(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Logits of shape (n, num_classes) from features of shape (n, channels, h, w)."""
         logits: Tensor = self.linear(self.pool(features).flatten(1))
+        return logits
+
+
+class PreActivated(nn.Module):
+    """A network of blocks that end before their activation, which the last BatchNorm and ReLU give.
+
+    Args:
+        stem: from the images to the first block.
+        blocks: in their order.
+        channels: of the last feature map.
+        num_classes: width of the logits.
+    """
+
+    def __init__(
+        self, stem: nn.Module, blocks: Iterable[nn.Module], channels: int, num_classes: int
+    ) -> None:
+        super().__init__()
+        self.stem = stem
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.BatchNorm2d(channels)
+        self.classifier = Classifier(channels, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of shape (n, num_classes) from images of shape (n, channels, h, w)."""
+        features = self.norm(self.blocks(self.stem(images)))
+        logits: Tensor = self.classifier(F.relu(features, inplace=True))
         return logits

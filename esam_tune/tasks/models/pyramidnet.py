@@ -8,7 +8,7 @@ before the first convolution) and zero-padded shortcuts.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esam_tune.tasks.models.layers import Classifier, conv
+from esam_tune.tasks.models.layers import PreActivated, conv
 
 
 class PyramidBlock(nn.Module):
@@ -46,7 +46,7 @@ class PyramidBlock(nn.Module):
         return summed
 
 
-class PyramidNet(nn.Module):
+class PyramidNet(PreActivated):
     """PyramidNet for images of about 32x32 pixels: each block is alpha / N channels wider.
 
     Args:
@@ -62,20 +62,11 @@ class PyramidNet(nn.Module):
         # Then nothing is rounded, where the paper's equation 3 and its authors' code differ.
         assert depth % 6 == 2
         assert rest == 0
-        super().__init__()
         channels = 16
-        self.stem = nn.Sequential(conv(in_channels, channels, 3), nn.BatchNorm2d(channels))
+        stem = nn.Sequential(conv(in_channels, channels, 3), nn.BatchNorm2d(channels))
         blocks: list[nn.Module] = []
         for index in range(3 * group):
             stride = 2 if index > 0 and index % group == 0 else 1
             blocks.append(PyramidBlock(channels, channels + added, stride))
             channels += added
-        self.blocks = nn.Sequential(*blocks)
-        self.norm = nn.BatchNorm2d(channels)
-        self.classifier = Classifier(channels, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits of shape (n, num_classes) from images of shape (n, channels, h, w)."""
-        features = self.norm(self.blocks(self.stem(images)))
-        logits: Tensor = self.classifier(F.relu(features, inplace=True))
-        return logits
+        super().__init__(stem, blocks, channels, num_classes)

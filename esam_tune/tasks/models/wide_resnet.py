@@ -7,7 +7,7 @@ pre-activated basic blocks B(3,3) without dropout.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esam_tune.tasks.models.layers import Classifier, conv
+from esam_tune.tasks.models.layers import PreActivated, conv
 
 
 class WideBlock(nn.Module):
@@ -38,7 +38,7 @@ class WideBlock(nn.Module):
         return kept + residual
 
 
-class WideResNet(nn.Module):
+class WideResNet(PreActivated):
     """WRN-depth-widen for images of about 32x32 pixels.
 
     Args:
@@ -50,21 +50,12 @@ class WideResNet(nn.Module):
 
     def __init__(self, in_channels: int, num_classes: int, *, depth: int, widen: int) -> None:
         assert depth % 6 == 4
-        super().__init__()
         channels = 16
-        self.stem = conv(in_channels, channels, 3)
+        stem = conv(in_channels, channels, 3)
         blocks: list[nn.Module] = []
         for group, width in enumerate((16 * widen, 32 * widen, 64 * widen)):
             for index in range(depth // 6):
                 stride = 2 if group > 0 and index == 0 else 1
                 blocks.append(WideBlock(channels, width, stride))
                 channels = width
-        self.blocks = nn.Sequential(*blocks)
-        self.norm = nn.BatchNorm2d(channels)
-        self.classifier = Classifier(channels, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits of shape (n, num_classes) from images of shape (n, channels, h, w)."""
-        features = self.norm(self.blocks(self.stem(images)))
-        logits: Tensor = self.classifier(F.relu(features, inplace=True))
-        return logits
+        super().__init__(stem, blocks, channels, num_classes)
