@@ -55,6 +55,8 @@ def test_a_study_without_constraints_has_none():
         ({"step_flops_ratio": "<= cheap"}, "constraints.step_flops_ratio"),
         ({"step_flops_ratio": "<= nan"}, "constraints.step_flops_ratio"),
         ({"step_flops_ratio": "<= 1.4 2"}, "constraints.step_flops_ratio"),
+        ({"step_flops_ratio": "<= 1_000"}, "constraints.step_flops_ratio"),
+        ({"step_flops_ratio": "<= 1e999"}, "constraints.step_flops_ratio"),
         ({"test_accuracy": ">= 0.9"}, "constraints.test_accuracy"),
         ({"speed": "<= 1"}, "constraints.speed"),
         (["step_flops_ratio"], "constraints"),

@@ -1,6 +1,7 @@
 """The search space file: parsed, checked, and with the command line's overrides applied."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +46,8 @@ _KEYS = (
     "sampler",
     "early_stopping",
 )
+# A regular expression of JSON schemas, too: digits are ASCII's.
+CONSTRAINT = r"^\s*(<=|>=)\s+[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 REQUIRED = ("task", "training", "search", "objectives", "trials")
 SAMPLER = Domain(kind=str, choices=SAMPLERS)
 EARLY_STOPPING = {
@@ -206,9 +209,12 @@ def _constraints(section: object) -> tuple[Constraint, ...]:
 
 
 def _constraint(key: str, text: object) -> Constraint:
-    match text.split() if isinstance(text, str) else []:
-        case [("<=" | ">=") as relation, number] if math.isfinite(_number(number)):
-            return Constraint(metric=key, relation=relation, bound=_number(number))
+    if isinstance(text, str) and re.match(CONSTRAINT, text, re.ASCII):
+        relation, number = text.split()
+        if math.isfinite(float(number)):
+            return Constraint(
+                metric=key, relation="<=" if relation == "<=" else ">=", bound=float(number)
+            )
     example = "<= 1.4" if OBJECTIVES[key] == "min" else ">= 0.9"
     raise InputError(
         f"constraints.{key}",
@@ -226,13 +232,6 @@ def _early_stopping(section: object) -> EarlyStopping:
         if not (key == "grace_epochs" and value is None)
     }
     return EarlyStopping(**given)  # type: ignore[arg-type]
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _baselines(section: object) -> tuple[Baseline, ...]:

@@ -18,11 +18,10 @@ from esam_tune.config import (
     TrainingSettings,
 )
 from esam_tune.metrics import METRICS, OBJECTIVES
-from esam_tune.study.space import EARLY_STOPPING, REQUIRED, SAMPLER
+from esam_tune.study.space import CONSTRAINT, EARLY_STOPPING, REQUIRED, SAMPLER
 
 Schema = dict[str, Any]
 
-_CONSTRAINT = r"^\s*(<=|>=)\s+[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 _TEXT: Schema = {"type": "string"}
 
 
@@ -52,7 +51,7 @@ def space_schema() -> Schema:
                     }
                 ),
                 "constraints": _or_null(
-                    _object({key: {**_TEXT, "pattern": _CONSTRAINT} for key in OBJECTIVES})
+                    _object({key: {**_TEXT, "pattern": CONSTRAINT} for key in OBJECTIVES})
                 ),
                 "baselines": _or_null({"type": "array", "items": _baseline()}),
                 "trials": {**_value(COUNT), "description": "budget, baselines not counted"},
