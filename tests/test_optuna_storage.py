@@ -1,11 +1,13 @@
 """Optuna storages by URL: which are taken, and that errors about them show no credentials."""
 
+import os
 import socket
 
 import pytest
 from study_events import study_spec
 
 from esam_tune.errors import InputError
+from esam_tune.study import optuna_storage
 from esam_tune.study.optuna_storage import check_optuna_storage
 from esam_tune.study.proposals import Proposals
 
@@ -39,6 +41,8 @@ def closed_port():
         ("postgresql://user:sec@ret@[host/database", "must be a postgresql"),
         ("journal:////no/such/folder/file", "no folder"),
         ("sqlite://user:secret@host/file", "no folder"),
+        ("sqlite:///:memory:", "would not outlast"),
+        ("postgresql://user:secret@/database?host=/no/such/folder", "no database server"),
         ("mysql+nosuch://user:secret@localhost/database", "driver"),
         (f"postgresql://user:secret@127.0.0.1:{closed_port()}/database", "no database server"),
     ],
@@ -51,3 +55,14 @@ def test_a_storage_that_cannot_be_used_is_refused(url, problem):
     assert error.value.field == "--optuna-storage"
     assert problem in str(error.value)
     assert "sec" not in str(error.value).replace("seconds", "")
+
+
+def test_a_server_that_listens_on_a_socket_of_this_machine_is_found_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(optuna_storage, "_require_driver", lambda *_: None)
+    # Paths of sockets are short, and a temporary folder's may not be.
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(".s.PGSQL.5433")
+        server.listen()
+        folder = f"/proc/self/fd/{os.open(tmp_path, os.O_RDONLY)}"
+        check_optuna_storage(f"postgresql://user@/database?host={folder}&port=5433")

@@ -39,15 +39,18 @@ def check_optuna_storage(url: str) -> None:
     parts = urllib.parse.urlsplit(url)
     if kind in ("sqlite", "journal"):
         path = Path(parts.path[1:])
+        if ":memory:" in url:
+            raise InputError(
+                OPTION, f"{shown!r} would not outlast the process", "name a file: sqlite:////FILE"
+            )
         if parts.netloc or not parts.path[1:] or not path.absolute().parent.is_dir():
             raise InputError(
                 OPTION, f"no folder for {shown!r}", "create it, and write three slashes before PATH"
             )
         return
     _require_driver(url, shown)
-    where = (parts.hostname or "localhost", parts.port or _SERVER_PORTS[kind])
     try:
-        socket.create_connection(where, timeout=_CONNECT_SECONDS).close()
+        _connect(parts, _SERVER_PORTS[kind])
     except OSError as error:
         raise InputError(
             OPTION,
@@ -88,6 +91,25 @@ def open_optuna_storage(where: Path | str) -> Any:
             f"{without_credentials(where)!r} refuses ({cause})",
             "check user, password and database, and that the user may create tables",
         ) from None
+
+
+def _connect(parts: urllib.parse.SplitResult, usual_port: int) -> None:
+    """Reach the server where its driver would: a host, or a socket of this machine.
+
+    Raises:
+        OSError: when nothing answers.
+    """
+    query = dict(urllib.parse.parse_qsl(parts.query))
+    host = query.get("host", parts.hostname or "localhost")
+    port = int(query.get("port", parts.port or usual_port))
+    # PostgreSQL's drivers take the folder of its socket for a host, MySQL's the socket itself.
+    path = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else query.get("unix_socket")
+    if path is None:
+        socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
+        return
+    with socket.socket(socket.AF_UNIX) as local:
+        local.settimeout(_CONNECT_SECONDS)
+        local.connect(path)
 
 
 def _known(kind: str) -> bool:
