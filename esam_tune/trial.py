@@ -262,7 +262,7 @@ def _run(
             emit(dict(metrics), None)
             return
         with tempfile.TemporaryDirectory(prefix="esam-tune-") as folder:
-            save_state(folder, rank, state())
+            save_state(folder, rank, run.workers, state())
             emit(dict(metrics), folder)
         last_saved = time.monotonic()
 

@@ -70,8 +70,10 @@ def test_an_unfinished_trial_goes_on_from_the_newest_checkpoint_that_is_left(stu
     trial_id = run.next_request().run_id
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
+        (tmp_path / name / "state-0.pt").touch()
         run.checkpoint(trial_id, str(tmp_path / name))
-    (tmp_path / "c").rmdir()
+    # Half removed: the folder is still there.
+    (tmp_path / "c" / "state-0.pt").unlink()
     request = study.begin().next_request()
     assert (request.run_id, request.resume_from) == (trial_id, str(tmp_path / "b"))
 

@@ -11,7 +11,7 @@ from pyarrow.fs import copy_files
 
 from esam_tune import step_timer, trial
 from esam_tune.checkpoint_storage import join, open_storage
-from esam_tune.run_state import load_state, load_weights
+from esam_tune.run_state import load_state, load_weights, save_state
 from esam_tune.training import DivergedError
 from esam_tune.trial import RunRequest, describe, run_here
 
@@ -131,6 +131,14 @@ def test_a_worker_that_the_group_did_not_have_before_takes_the_firsts_state(tmp_
     for stream in streams:
         with torch.random.fork_rng():
             torch.set_rng_state(stream)
+
+
+def test_the_lost_state_of_a_worker_is_not_made_up_from_the_firsts(tmp_path):
+    for rank in (0, 1):
+        save_state(tmp_path, rank, 3, {"epoch": 1, "rng": torch.get_rng_state()})
+    with pytest.raises(FileNotFoundError, match="lacks the state of worker 2"):
+        load_state(tmp_path, 2)
+    assert load_state(tmp_path, 3)["epoch"] == 1
 
 
 class Anything:
