@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from esam_tune.errors import InputError, choose_from
+from esam_tune.run_state import state_file
 
 OPTION = "--checkpoint-storage"
 # What a query may hold, as pyarrow's file systems read it: their keys that are no credentials.
@@ -67,10 +68,10 @@ def normalise(text: str) -> str:
     # The values stay unsaid, and so does what has none: either may be a secret.
     for key, value in parse_qsl(parts.query, keep_blank_values=True):
         if key not in known:
-            name = repr(key) if value and key.isprintable() else "what it has"
+            name = repr(key) if key and value else "what it has"
             raise InputError(
                 OPTION,
-                f"must not have {name} in its query, as credentials there would reach files and logs",
+                f"must not have {name} in its query, which reaches files and logs",
                 "set credentials in the environment of every node; "
                 + (choose_from(known, key) if known else "leave the query out"),
             )
@@ -140,7 +141,7 @@ def ray_arguments(where: str) -> dict[str, Any]:
 
 
 def holds_checkpoint(where: str, path: str) -> bool:
-    """Whether a checkpoint folder is still there.
+    """Whether a checkpoint folder is still there, and not half removed.
 
     Args:
         where: any place on the file system that holds it.
@@ -149,7 +150,8 @@ def holds_checkpoint(where: str, path: str) -> bool:
     from pyarrow import fs
 
     filesystem, _ = open_storage(where)
-    return bool(filesystem.get_file_info(path).type == fs.FileType.Directory)
+    found = filesystem.get_file_info(posixpath.join(path, state_file(0)))
+    return bool(found.type == fs.FileType.File)
 
 
 def write_token(where: str) -> tuple[str, str]:
@@ -170,14 +172,15 @@ def write_token(where: str) -> tuple[str, str]:
     return path, content
 
 
-def read_token(where: str, path: str) -> str | None:
-    """What :func:`write_token` wrote, or None when it is not to be seen from here."""
-    try:
-        filesystem, _ = open_storage(where)
-        with filesystem.open_input_stream(path) as stream:
-            return bytes(stream.read()).decode()
-    except (OSError, ValueError):
-        return None
+def read_token(where: str, path: str) -> str:
+    """What :func:`write_token` wrote.
+
+    Raises:
+        OSError: when it is not to be seen from here.
+    """
+    filesystem, _ = open_storage(where)
+    with filesystem.open_input_stream(path) as stream:
+        return bytes(stream.read()).decode()
 
 
 def remove_token(where: str, path: str) -> None:
@@ -195,21 +198,35 @@ def remove(where: str) -> None:
         filesystem.delete_dir(path)
 
 
-def check_checkpoint_storage(where: str) -> None:
-    """Require that this process can write to an object store; folders are checked elsewhere.
+def check_checkpoint_storage(where: str, field: str = OPTION) -> None:
+    """Require that this process can write to a place; what the check made is removed again.
+
+    Args:
+        where: folder or URI.
+        field: option that named it.
 
     Raises:
-        InputError: naming ``--checkpoint-storage``.
+        InputError: naming the option.
     """
-    if not is_remote(where):
-        return
+    made = [] if is_remote(where) else _missing(Path(where))
     try:
         path, _ = write_token(where)
+        remove_token(where, path)
     except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            OPTION,
+            field,
             f"cannot write to {where!r} ({reason[:300]})",
-            "check bucket, endpoint and the credentials in the environment",
+            "check bucket, endpoint and the credentials in the environment"
+            if is_remote(where)
+            else "choose a folder you can write to",
         ) from None
-    remove_token(where, path)
+    finally:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folder and those above it that do not exist, innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]

@@ -2,6 +2,7 @@
 
 import pytest
 from object_store import object_store
+from pyarrow.fs import FileType
 
 from esam_tune.checkpoint_storage import (
     check_checkpoint_storage,
@@ -83,16 +84,26 @@ def test_what_is_written_is_read_and_removed(store, tmp_path, kind):
     path, content = write_token(where)
     assert read_token(where, path) == content
     filesystem, root = open_storage(where)
-    assert holds_checkpoint(where, root)
-    assert not holds_checkpoint(where, f"{root}/none")
     remove_token(where, path)
-    assert read_token(where, path) is None
+    with pytest.raises(OSError, match=r"(?i)not found|no such"):
+        read_token(where, path)
     remove_token(where, path)
     filesystem.create_dir(f"{root}/a/b", recursive=True)
     remove(join(where, "a"))
     remove(join(where, "a"))
-    assert not holds_checkpoint(where, f"{root}/a")
-    assert holds_checkpoint(where, root)
+    kinds = [filesystem.get_file_info(place).type for place in (f"{root}/a", root)]
+    assert kinds == [FileType.NotFound, FileType.Directory]
+
+
+@pytest.mark.parametrize("kind", ["folder", "store"])
+def test_a_checkpoint_without_the_first_workers_state_is_none(store, tmp_path, kind):
+    where = join(store, "checkpoints") if kind == "store" else str(tmp_path)
+    filesystem, root = open_storage(where)
+    assert not holds_checkpoint(where, f"{root}/000001")
+    filesystem.create_dir(f"{root}/000001", recursive=True)
+    for name, whole in (("state-1.pt", False), ("state-0.pt", True)):
+        filesystem.open_output_stream(f"{root}/000001/{name}").close()
+        assert holds_checkpoint(where, f"{root}/000001") == whole
 
 
 def test_ray_gets_a_file_system_and_a_path_on_it(store):
@@ -109,9 +120,13 @@ def test_what_pyarrow_does_not_know_goes_to_fsspec():
     remove_token(where, path)
 
 
-def test_a_store_is_tried_before_anything_starts(store):
+def test_a_place_is_tried_before_anything_starts(store, tmp_path):
     check_checkpoint_storage(store)
-    check_checkpoint_storage("/no/such/folder/is/looked/at/here")
+    check_checkpoint_storage(str(tmp_path / "new" / "folder"))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"-storage: cannot write to .*file/x' .*choose"):
+        check_checkpoint_storage(str(tmp_path / "file" / "x"))
     for uri, words in (
         (store.replace("bucket", "another"), "cannot write to 's3://another"),
         ("nowhere://x/y", "Protocol not known: nowhere"),

@@ -101,6 +101,11 @@ def _node_groups() -> list[tuple[Node, int]]:
     return [(dict(group.resources), int(group.max_count)) for group in config.node_group_configs]
 
 
+def grows() -> bool:
+    """Whether the connected cluster has an autoscaler that may add nodes."""
+    return any(count != 0 for _, count in _node_groups())
+
+
 def _with_room_to_grow(alive: list[Node], groups: list[tuple[Node, int]]) -> list[Node]:
     """The nodes there are, or those the autoscaler may have started, where these are more."""
     grown: list[Node] = []

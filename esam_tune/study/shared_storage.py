@@ -7,103 +7,99 @@ node it goes on at, so a folder on the driver's own disk would lose every trial 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
 
 from esam_tune.checkpoint_storage import (
     OPTION,
+    check_checkpoint_storage,
     is_remote,
     read_token,
     remove_token,
     write_token,
 )
 from esam_tune.errors import InputError
+from esam_tune.study import cluster, peers
+from esam_tune.study.peers import Ask, Silent
+
+_log = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 120.0
 
-
-@dataclass(frozen=True, kw_only=True)
-class Peer:
-    """Another node of the cluster.
-
-    Args:
-        node_id: as Ray names it.
-        address: for people.
-    """
-
-    node_id: str
-    address: str
+# What a node found, or None; the path and content of what it wrote, or why it could not.
+Answer = tuple[str | None, tuple[str, str] | str]
 
 
-# Asks nodes what they read at a path: where, path -> each node's answer in the order of the peers.
-Look = Callable[[list[Peer], str, str], list[str | None]]
-
-
-def check_all_nodes_see(where: str, field: str, *, look: Look | None = None) -> None:
-    """Require that what this process writes to a place is to be read on every node.
+def check_all_nodes_see(where: str, field: str, *, ask: Ask = peers.ask) -> None:
+    """Require that what one node writes to a place is to be read on the others.
 
     Args:
         where: folder or URI, for checkpoints.
         field: option that named it.
-        look: asks the nodes; by default a task on each.
+        ask: asks the nodes; by default a task on each.
 
     Raises:
-        InputError: naming ``field`` and a node that does not see it.
+        InputError: naming ``field`` and a node that cannot use the place.
     """
-    peers = _peers()
-    if not peers:
+    others = peers.peers()
+    if not others:
+        if not is_remote(where) and cluster.grows():
+            _log.warning(
+                "checkpoints go to the folder %s: nodes that the autoscaler adds must see it, too, "
+                "or their trials fail; %s takes a shared folder or a URI",
+                where,
+                OPTION,
+            )
         return
+    check_checkpoint_storage(where, field)
     path, content = write_token(where)
     try:
-        answers = (look or _ask)(peers, where, path)
+        answers = ask(others, exchange_tokens, where, path, seconds=_ANSWER_SECONDS)
     finally:
         remove_token(where, path)
-    blind = [p.address for p, seen in zip(peers, answers, strict=True) if seen != content]
-    if not blind:
-        return
-    nodes = f"node {blind[0]}" + (f" and {len(blind) - 1} more" if len(blind) > 1 else "")
+    for peer, answer in zip(others, answers, strict=True):
+        problem = _problem(where, content, answer)
+        if problem:
+            raise InputError(field, f"node {peer.address} {problem}", _remedy(where, answer))
+
+
+def exchange_tokens(where: str, path: str) -> Answer:
+    """Read what the driver wrote, and write something for it to read."""
+    try:
+        found = read_token(where, path)
+    except (OSError, ValueError, ImportError) as error:
+        return None, _one_line(error)
+    try:
+        return found, write_token(where)
+    except (OSError, ValueError, ImportError) as error:
+        return found, _one_line(error)
+
+
+def _problem(where: str, content: str, answer: Answer | Silent) -> str | None:
+    """What is wrong with a node's answer, in words, or None; what the node wrote is removed."""
+    if isinstance(answer, Silent):
+        return f"cannot run a worker ({answer.reason})"
+    found, wrote = answer
+    if isinstance(wrote, str):
+        doing = "write to" if found == content else "read" if is_remote(where) else "see"
+        return f"cannot {doing} {where!r}, where trials keep their checkpoints ({wrote})"
+    path, own = wrote
+    try:
+        seen = read_token(where, path) == own
+    except OSError:
+        seen = False
+    remove_token(where, path)
+    return None if seen and found == content else f"has another place at {where!r} than this node"
+
+
+def _remedy(where: str, answer: object) -> str:
+    if isinstance(answer, Silent):
+        return "install this package and its dependencies on every node, or submit it as a job"
     if is_remote(where):
-        raise InputError(
-            field,
-            f"{nodes} cannot read {where!r}",
-            "give every node the credentials and a way to the endpoint",
-        )
-    raise InputError(
-        field,
-        f"{nodes} does not see {where!r}, where trials keep their checkpoints",
-        f"add {OPTION} with a folder that all nodes share (NFS) or a URI such as s3://BUCKET/PATH",
+        return "give every node the credentials and a way to the endpoint"
+    return (
+        f"add {OPTION} with a folder that all nodes share (NFS) or a URI such as s3://BUCKET/PATH"
     )
 
 
-def _peers() -> list[Peer]:
-    """Nodes beside the driver's that could run a worker."""
-    import ray
-
-    own = ray.get_runtime_context().get_node_id()
-    return [
-        Peer(node_id=node["NodeID"], address=node["NodeManagerAddress"])
-        for node in ray.nodes()
-        if node["Alive"] and node["NodeID"] != own and node["Resources"].get("CPU", 0) > 0
-    ]
-
-
-def _ask(peers: list[Peer], where: str, path: str) -> list[str | None]:
-    """Read on each node; None where nothing was read or no answer came."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    task = ray.remote(num_cpus=0, max_retries=0)(read_token)
-    asked = [
-        task.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(peer.node_id, soft=False)
-        ).remote(where, path)
-        for peer in peers
-    ]
-    ready, _ = ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_SECONDS)
-    answers: list[str | None] = []
-    for reference in asked:
-        try:
-            answers.append(ray.get(reference) if reference in ready else None)
-        except ray.exceptions.RayError:
-            answers.append(None)
-    return answers
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
