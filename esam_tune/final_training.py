@@ -30,7 +30,13 @@ from esam_tune.study.placement import WorkerShape, place
 from esam_tune.study.shared_storage import check_all_nodes_see
 from esam_tune.study.spec import describe_params
 from esam_tune.tracking.final import log_training
-from esam_tune.tracking.store import artifact_root, check_uri, local_uri, without_credentials
+from esam_tune.tracking.store import (
+    artifact_root,
+    check_uri,
+    error_text,
+    local_uri,
+    without_credentials,
+)
 from esam_tune.trial import FAILURE, MAX_FAILURES, RunRequest, run_here
 from esam_tune.worker_scaling import ScaledSettings, WorkerRule, scale_settings
 
@@ -138,7 +144,8 @@ def train_chosen(
             artifacts=[folder / "weights.pt", folder / "result.json"],
         )
     except Exception as error:  # noqa: BLE001 - the result is on disk: tracking must not lose it
-        _log.warning("MLflow did not take the run (%s); it is kept in %s", error, folder)
+        reason = error_text(error, uri)
+        _log.warning("MLflow did not take the run (%s); it is kept in %s", reason, folder)
     return document
 
 

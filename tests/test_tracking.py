@@ -19,6 +19,7 @@ from esam_tune.tracking.store import (
     artifact_root,
     check_uri,
     connect,
+    error_text,
     local_uri,
     without_credentials,
 )
@@ -412,6 +413,34 @@ def test_a_server_passes_when_it_is_healthy_or_asks_for_a_password(health):
         return
     with pytest.raises(InputError, match="no tracking server answers"):
         check_uri(address)
+
+
+SECRET_URI = "http://me:hunter%2F2@127.0.0.1:9/"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (f"API request to {SECRET_URI}api failed", "API request to http://127.0.0.1:9/api failed"),
+        ("asked http://me:other@proxy/x?token=abc now", "asked http://proxy/x now"),
+        ("user me, password hunter/2\nmore", "user me, password "),
+        ("login me:hunter%2F2@here", "login here"),
+        ("", "ValueError"),
+    ],
+)
+def test_an_error_is_told_without_the_servers_password(said, shown):
+    assert error_text(ValueError(said), SECRET_URI) == shown
+
+
+def test_a_server_that_is_away_is_told_without_its_password(tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    study = WrittenStudy(tmp_path / "journal.jsonl", study_spec())
+    tracker = Tracker(SECRET_URI, None, study.path, tmp_path / "tracking.json")
+    tracker.start()
+    assert not tracker.close(60)
+    (line,) = [r.getMessage() for r in caplog.records if "does not take records" in r.msg]
+    assert "127.0.0.1:9" in line.partition("(")[2]
+    assert "hunter" not in line
 
 
 def test_a_database_file_that_can_be_made_passes(tmp_path):

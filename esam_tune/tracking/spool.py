@@ -19,6 +19,7 @@ from esam_tune.tracking.store import (
     BATCH,
     VALUE_LENGTH,
     connect,
+    error_text,
     experiment,
     log_params,
     points,
@@ -122,7 +123,7 @@ class Tracker:
                     _log.warning(
                         "MLflow at %s does not take records (%s); they are kept and sent later",
                         without_credentials(self._uri),
-                        str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
+                        error_text(error, self._uri),
                     )
                 self._complained = True
                 wait = min(2 * wait, _LONGEST_WAIT)

@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import re
 import socket
 import urllib.error
 import urllib.parse
@@ -16,6 +17,7 @@ EXPERIMENT = "esam-tune"
 BATCH = 500  # metrics a request; MLflow takes 1,000
 VALUE_LENGTH = 500  # characters of a parameter or tag
 _CONNECT_SECONDS = 3.0
+_TEXT_LENGTH = 200
 _UNREADABLE = "(a URI that cannot be read)"
 _SERVER_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
 
@@ -133,6 +135,25 @@ def _require_driver(uri: str) -> None:
             f"{without_credentials(uri)!r} needs a database driver ({str(error).splitlines()[0]})",
             "install it, or name an MLflow server",
         ) from None
+
+
+def error_text(error: BaseException, uri: str) -> str:
+    """First line of what a tracking store answered, without the credentials of its address.
+
+    Args:
+        error: of MLflow, whose text begins with the address that it asked, password included.
+        uri: that address.
+    """
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else type(error).__name__
+    login = uri.partition("://")[2].partition("/")[0].rpartition("@")[0]
+    password = login.partition(":")[2]
+    for secret in (f"{login}@", password, urllib.parse.unquote(password)):
+        if secret.strip("@"):
+            text = text.replace(secret, "")
+    return re.sub(r"[a-zA-Z][a-zA-Z0-9+.-]*://\S+", lambda m: without_credentials(m[0]), text)[
+        :_TEXT_LENGTH
+    ]
 
 
 def without_credentials(uri: str) -> str:
