@@ -113,6 +113,12 @@ def design(
             "--mode", f"must be {' or '.join(modes)}, got {mode!r}", choose_from(modes, mode)
         )
     ordered = check_counts(counts)
+    if mode == "strong" and lr_rule not in (None, "none"):
+        raise InputError(
+            "--lr-rule",
+            f"must be none where the global batch stays (--mode strong), got {lr_rule!r}",
+            "use --mode weak, or leave --lr-rule out",
+        )
     rule = WorkerRule(batch=FIXED_GLOBAL if mode == "strong" else PER_WORKER, lr=lr_rule)
     made = Design(
         methods=_methods(settings), counts=ordered, mode="strong" if mode == "strong" else "weak",

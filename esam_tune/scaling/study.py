@@ -9,6 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,13 @@ from esam_tune.study.folder import check_storage
 from esam_tune.study.placement import WorkerShape, place
 from esam_tune.study.spec import describe_params
 from esam_tune.tracking.scaling import log_scaling
-from esam_tune.tracking.store import artifact_root, check_uri, local_uri, without_credentials
+from esam_tune.tracking.store import (
+    artifact_root,
+    check_uri,
+    error_text,
+    local_uri,
+    without_credentials,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -95,19 +102,28 @@ def scale(
         cells=laid_out.cells(), rounds=options.rounds, steps=options.steps, seed=settings.seed
     )
     started, load = time.time(), os.getloadavg()[0]
-    measurement, accuracies = _measure(laid_out, plan, options, progress)
+    folder = (options.storage / FOLDER / options.name).absolute()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    # Taken before the long part, so that no other study takes the name meanwhile.
+    folder.mkdir(parents=True)
+    try:
+        measurement, accuracies = _measure(laid_out, plan, options, progress)
+    except BaseException:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+        raise
+    # What was measured is kept whatever happens to what is made of it.
+    _write(measurement.to_dict(), folder / "samples.json")
     progress("fitting the model")
     document = _document(settings, options, laid_out, plan, measurement, accuracies)
     document["machine"]["load_at_start"] = load
     document["seconds"] = time.time() - started
     document["tracking_uri"] = without_credentials(uri)
     document["parent_run_id"] = None
-    folder = (options.storage / FOLDER / options.name).absolute()
-    folder.mkdir(parents=True)
     document["plots"] = [str(path) for path in _draw(document, folder)]
     document["result"] = str(folder / "result.json")
     _write(document, folder / "result.json")
-    _write(measurement.to_dict(), folder / "samples.json")
     try:
         parent, children = log_scaling(
             uri,
@@ -124,7 +140,8 @@ def scale(
                 point["mlflow_run_id"] = children[method["method"], point["workers"]]
         _write(document, folder / "result.json")
     except Exception as error:  # noqa: BLE001 - the result is on disk: tracking must not lose it
-        _log.warning("MLflow did not take the runs (%s); they are kept in %s", error, folder)
+        reason = error_text(error, uri)
+        _log.warning("MLflow did not take the runs (%s); they are kept in %s", reason, folder)
     return document
 
 

@@ -191,3 +191,15 @@ def test_more_compute_for_the_same_bytes_is_more_efficient(
     sgd = 0.1 / model.step(0.1, TRAFFIC, workers)
     esam = 0.1 * more / model.step(0.1 * more, TRAFFIC, workers)
     assert esam >= sgd * (1 - 1e-12)
+
+
+def test_a_shorter_last_pass_hides_less_and_can_be_the_less_efficient():
+    """The network just keeps up with SGD's backward pass; ESAM's last one is half as long."""
+    leads = (0.060, 0.048, 0.036, 0.024, 0.012, 0.0)
+    buckets = (8 * MEGA,) * 6
+    sgd = Traffic(message_bytes=buckets, lead_seconds=leads)
+    esam = Traffic(message_bytes=buckets, lead_seconds=tuple(lead / 2 for lead in leads))
+    model = Model(network=network(0.0, 1.2e9), overlap=1.0, spread=0.0)
+    assert 0.1 / model.step(0.1, sgd, 8) > 0.15 / model.step(0.15, esam, 8)
+    slow = network(0.0, 1.2e7)
+    assert 0.1 / model.step(0.1, sgd, 8, slow) < 0.15 / model.step(0.15, esam, 8, slow)
