@@ -16,12 +16,12 @@ import json
 import math
 import platform
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from scipy import stats
 
@@ -110,11 +110,20 @@ def train_once(
 
 
 class Results:
-    """Finished runs in a file of one JSON object a line."""
+    """Finished runs in a file of one JSON object a line.
 
-    def __init__(self, path: Path, split_seed: int) -> None:
+    Args:
+        path: of the file.
+        split_seed: of all runs in it.
+        train: makes one run, as `train_once` does; a module's function, for other processes.
+    """
+
+    def __init__(
+        self, path: Path, split_seed: int, train: Callable[..., dict[str, float]] = train_once
+    ) -> None:
         self._path = path
         self._split_seed = split_seed
+        self._train = train
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         self._runs = {self._key(run): run for run in map(json.loads, lines)}
 
@@ -133,7 +142,7 @@ class Results:
         ):
             waiting = {
                 pool.submit(
-                    train_once, run["params"], run["seed"], self._split_seed, final=run["final"]
+                    self._train, run["params"], run["seed"], self._split_seed, final=run["final"]
                 ): run
                 for run in missing.values()
             }
@@ -145,8 +154,16 @@ class Results:
         return [self._runs[self._key(run)] for run in wanted]
 
 
+class Tunable(Protocol):
+    """What is tuned: a method as a list of parameters, one for each rho."""
+
+    def settings(self) -> list[dict[str, Value]]:
+        """Complete parameters at each rho."""
+        ...
+
+
 def tuned(
-    methods: Mapping[str, Method], results: Results, jobs: int
+    methods: Mapping[str, Tunable], results: Results, jobs: int
 ) -> dict[str, dict[str, Value]]:
     """Each method's parameters at the rho with the best mean validation accuracy."""
     candidates = [
@@ -172,30 +189,28 @@ def interval(values: list[float]) -> tuple[float, float]:
     return statistics.mean(values), float(half)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="file of the runs")
-    parser.add_argument("--seeds", type=int, default=8, help="final runs of each method")
-    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
-    parser.add_argument("--split-seed", type=int, default=0, help="one file each")
-    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
-    options = parser.parse_args()
-    methods = {name: METHODS[name] for name in {REFERENCE: None, **dict.fromkeys(options.methods)}}
-    results = Results(options.out, options.split_seed)
-    settings = tuned(methods, results, options.jobs)
+def final_runs(
+    settings: Mapping[str, dict[str, Value]], results: Results, seeds: int, jobs: int
+) -> dict[str, list[Run]]:
+    """The final runs of each method at its tuned parameters, seed by seed."""
     finals = results.complete(
         (
             {"params": params, "seed": seed, "final": True}
             for params in settings.values()
-            for seed in range(options.seeds)
+            for seed in range(seeds)
         ),
-        options.jobs,
+        jobs,
     )
-    by_method: dict[str, list[Run]] = {
+    return {
         name: [run for run in finals if run["params"] == params]
         for name, params in settings.items()
     }
-    reference = [run["metrics"]["test_accuracy"] for run in by_method[REFERENCE]]
+
+
+def print_table(
+    by_method: Mapping[str, list[Run]], reference: list[Run], options: argparse.Namespace
+) -> None:
+    """Print each method's test accuracy and cost, paired with the reference's runs."""
     import torch
 
     print(
@@ -209,18 +224,39 @@ def main() -> None:
         "| method | rho | test accuracy, % | less SAM's, paired, % | counted cost | timed cost |\n"
         "|---|---|---|---|---|---|"
     )
+    base = [100 * run["metrics"]["test_accuracy"] for run in reference]
     for name, runs in by_method.items():
         accuracy = [100 * run["metrics"]["test_accuracy"] for run in runs]
-        difference = [a - 100 * b for a, b in zip(accuracy, reference, strict=True)]
-        flops = runs[0]["metrics"].get("step_flops_ratio", math.nan)
+        difference = [a - b for a, b in zip(accuracy, base, strict=True)]
+        flops = statistics.mean(r["metrics"].get("step_flops_ratio", math.nan) for r in runs)
         timed = statistics.median(r["metrics"].get("step_time_ratio", math.nan) for r in runs)
         mean, half = interval(accuracy)
         gap, gap_half = interval(difference)
-        paired = "" if name == REFERENCE else f"{gap:+.2f} ± {gap_half:.2f}"
+        paired = "" if runs is reference else f"{gap:+.2f} ± {gap_half:.2f}"
         rho = runs[0]["params"].get("rho", "")
         print(
             f"| {name} | {rho} | {mean:.2f} ± {half:.2f} | {paired} | {flops:.2f} | {timed:.2f} |"
         )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a benchmark of this kind."""
+    parser.add_argument("--out", type=Path, required=True, help="file of the runs")
+    parser.add_argument("--seeds", type=int, default=8, help="final runs of each method")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--split-seed", type=int, default=0, help="one file each")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_options(parser)
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
+    options = parser.parse_args()
+    methods = {name: METHODS[name] for name in {REFERENCE: None, **dict.fromkeys(options.methods)}}
+    results = Results(options.out, options.split_seed)
+    settings = tuned(methods, results, options.jobs)
+    by_method = final_runs(settings, results, options.seeds, options.jobs)
+    print_table(by_method, by_method[REFERENCE], options)
 
 
 if __name__ == "__main__":
