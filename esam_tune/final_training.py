@@ -22,10 +22,10 @@ from esam_tune.checkpoint_storage import (
 )
 from esam_tune.config import TrialSettings, check_precision, trial_settings
 from esam_tune.errors import InputError, RunFailedError
-from esam_tune.metrics import reported
+from esam_tune.metrics import EPOCH, reported
 from esam_tune.run_state import load_weights
 from esam_tune.study import cluster
-from esam_tune.study.folder import check_storage, scratch_folder
+from esam_tune.study.folder import check_storage, reserved_folder, scratch_folder
 from esam_tune.study.placement import WorkerShape, place
 from esam_tune.study.shared_storage import check_all_nodes_see
 from esam_tune.study.spec import describe_params
@@ -41,6 +41,11 @@ from esam_tune.trial import FAILURE, MAX_FAILURES, RunRequest, run_here
 from esam_tune.worker_scaling import ScaledSettings, WorkerRule, scale_settings
 
 _log = logging.getLogger(__name__)
+
+WEIGHTS = "weights.pt"
+_MODELS = "models"
+# A run on a cluster may lose a worker or a node.
+_CHECKPOINT_SECONDS = 60.0
 
 OnEpoch = Callable[[dict[str, float | None]], None]
 
@@ -95,13 +100,23 @@ def train_chosen(
     """
     uri = options.tracking_uri or local_uri(options.storage)
     scaled = _preflight(settings, options, uri)
+    # Taken now: a name that another process takes meanwhile would cost the whole training.
+    with reserved_folder(model_folder(options.storage, options.name), "--name") as folder:
+        return _train(scaled, options, uri, folder, on_epoch)
+
+
+def _train(
+    scaled: ScaledSettings, options: TrainOptions, uri: str, folder: Path, on_epoch: OnEpoch
+) -> dict[str, Any]:
     settings = scaled.settings
-    folder = (options.storage / "models" / options.name).absolute()
     history: list[dict[str, float | None]] = []
 
     def receive(report: dict[str, Any]) -> None:
         if FAILURE in report:
             raise RunFailedError(f"training failed: {report[FAILURE]}")
+        # A group that lost a worker goes on from its last checkpoint, some epochs back.
+        if history and report[EPOCH] <= (history[-1][EPOCH] or 0):
+            return
         history.append(reported(report))
         on_epoch(history[-1])
 
@@ -111,7 +126,6 @@ def train_chosen(
         storage="",
         workers=options.workers,
         max_failures=options.max_failures,
-        checkpoint_seconds=math.inf,
         read_test=True,
     )
     started = time.time()
@@ -119,8 +133,7 @@ def train_chosen(
         weights = _train_here(request, options, receive)
     else:
         weights = _train_on_cluster(request, options, receive)
-    folder.mkdir(parents=True)
-    _save_weights(weights, folder / "weights.pt")
+    _save_weights(weights, folder / WEIGHTS)
     document = {
         "settings": settings.to_dict(),
         "workers": options.workers,
@@ -128,7 +141,7 @@ def train_chosen(
         "metrics": history[-1],
         "history": history,
         "seconds": time.time() - started,
-        "weights": str(folder / "weights.pt"),
+        "weights": str(folder / WEIGHTS),
         "tracking_uri": without_credentials(uri),
         "mlflow_run_id": None,
     }
@@ -141,7 +154,7 @@ def train_chosen(
             document=document,
             params=scaled.params(),
             started=started,
-            artifacts=[folder / "weights.pt", folder / "result.json"],
+            artifacts=[folder / WEIGHTS, folder / "result.json"],
         )
     except Exception as error:  # noqa: BLE001 - the result is on disk: tracking must not lose it
         reason = error_text(error, uri)
@@ -149,12 +162,17 @@ def train_chosen(
     return document
 
 
+def model_folder(storage: Path, name: str) -> Path:
+    """Where a training keeps its weights, history and result."""
+    return (storage / _MODELS / name).absolute()
+
+
 def default_name(settings: TrialSettings, storage: Path) -> str:
     """A name that is not taken: the study and trial the settings come from, and a count."""
     origin = settings.origin
     known = {"study", "trial_id"} <= origin.keys()
     stem = f"{origin['study']}-{origin['trial_id']}" if known else "model"
-    taken = {path.name for path in (storage / "models").glob("*")}
+    taken = {path.name for path in (storage / _MODELS).glob("*")}
     count = 1
     while (name := stem if count == 1 else f"{stem}-{count}") in taken:
         count += 1
@@ -164,10 +182,11 @@ def default_name(settings: TrialSettings, storage: Path) -> str:
 def _preflight(settings: TrialSettings, options: TrainOptions, uri: str) -> ScaledSettings:
     """Check all that needs no cluster; the settings as they are on so many workers."""
     check_storage(options.storage)
-    if (options.storage / "models" / options.name).exists():
+    folder = model_folder(options.storage, options.name)
+    if folder.exists():
         raise InputError(
             "--name",
-            f"a model {options.name!r} exists in {str(options.storage / 'models')!r}",
+            f"a model {options.name!r} exists in {str(folder.parent)!r}",
             "choose another --name",
         )
     cluster.check_address(options.address)
@@ -196,7 +215,7 @@ def _train_here(
 
     gpus = float(torch.cuda.is_available()) if options.shape.gpus is None else options.shape.gpus
     threads = options.threads or cluster.local_cores()
-    request = replace(request, threads=threads, gpus_per_worker=gpus)
+    request = replace(request, threads=threads, gpus_per_worker=gpus, checkpoint_seconds=math.inf)
     try:
         return run_here(request, receive)
     except DivergedError as error:
@@ -207,7 +226,7 @@ def _train_on_cluster(
     request: RunRequest, options: TrainOptions, receive: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
     with (
-        cluster.connected(options.address, distributed=True) as nodes,
+        cluster.connected(options.address, distributed=request.grouped) as nodes,
         _scratch(options) as scratch,
     ):
         from esam_tune.study.runner import run_single
@@ -220,6 +239,7 @@ def _train_on_cluster(
             request,
             gpus_per_worker=placement.gpus_per_worker,
             threads=placement.threads,
+            checkpoint_seconds=_CHECKPOINT_SECONDS,
             storage=join(scratch, "groups"),
         )
         with run_single(request, join(scratch, "tune"), receive).as_directory() as kept:
@@ -231,7 +251,7 @@ def _scratch(options: TrainOptions) -> Iterator[str]:
     """A place for the run's checkpoint and Tune's files that does not outlast it."""
     name = f".{options.name}-{uuid.uuid4().hex[:12]}"
     if options.checkpoint_storage is None:
-        with scratch_folder((options.storage / "models" / name).absolute()) as folder:
+        with scratch_folder(model_folder(options.storage, name)) as folder:
             yield str(folder)
         return
     where = join(normalise(options.checkpoint_storage), name)
@@ -247,4 +267,9 @@ def _scratch(options: TrainOptions) -> Iterator[str]:
 def _save_weights(weights: dict[str, Any], path: Path) -> None:
     import torch
 
-    torch.save(weights, path)
+    scratch = path.with_suffix(".tmp")
+    try:
+        torch.save(weights, scratch)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from pathlib import Path
 from typing import Any
 
 from esam_tune.cli.arguments import (
     DONE,
+    INTERRUPTED,
+    TERMINATED,
     add_address,
     add_json,
     add_tracking_uri,
@@ -44,8 +47,14 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from esam_tune.config import trial_settings
-    from esam_tune.final_training import TrainOptions, default_name, train_chosen
+    from esam_tune.final_training import (
+        TrainOptions,
+        default_name,
+        model_folder,
+        train_chosen,
+    )
     from esam_tune.study.progress import format_metric
+    from esam_tune.study.signals import Stopped, raise_on_signals
     from esam_tune.study.space import check_name
     from esam_tune.yaml_file import read_yaml
 
@@ -62,22 +71,26 @@ def run(options: argparse.Namespace) -> int:
         progress.print(f"epoch {metrics['epoch']:.0f}/{epochs}  {shown}")
 
     name = options.name or default_name(settings, options.storage)
-    document = train_chosen(
-        settings,
-        TrainOptions(
-            storage=options.storage,
-            name=check_name("--name", name),
-            workers=options.workers,
-            rule=worker_rule(options),
-            shape=worker_shape(options),
-            threads=options.cpus_per_worker,
-            checkpoint_storage=options.checkpoint_storage,
-            max_failures=options.max_failures,
-            tracking_uri=tracking_uri(options),
-            address=options.address,
-        ),
-        on_epoch,
+    how = TrainOptions(
+        storage=options.storage,
+        name=check_name("--name", name),
+        workers=options.workers,
+        rule=worker_rule(options),
+        shape=worker_shape(options),
+        threads=options.cpus_per_worker,
+        checkpoint_storage=options.checkpoint_storage,
+        max_failures=options.max_failures,
+        tracking_uri=tracking_uri(options),
+        address=options.address,
     )
+    try:
+        with raise_on_signals():
+            document = train_chosen(settings, how, on_epoch)
+    except Stopped as stop:
+        folder = model_folder(options.storage, name)
+        kept = f"the weights are in {folder}" if folder.exists() else "nothing is kept"
+        progress.print(f"esam-tune: {stop.signal.name} ended the training; {kept}")
+        return TERMINATED if stop.signal is signal.SIGTERM else INTERRUPTED
     if options.json:
         print_json(document)
         return DONE

@@ -198,6 +198,28 @@ def check_storage(storage: Path) -> None:
 
 
 @contextmanager
+def reserved_folder(path: Path, field: str) -> Iterator[Path]:
+    """Make a new folder, which no other process may make meanwhile, for what the block puts there.
+
+    Left empty, it goes again, together with folders made above it.
+
+    Raises:
+        InputError: naming ``field``, when it exists.
+    """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        raise InputError(
+            field, f"{path.name!r} exists in {str(path.parent)!r}", f"choose another {field}"
+        ) from None
+    try:
+        yield path
+    finally:
+        _remove_empty(made)
+
+
+@contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
     """A new folder for the time of the block; folders made above it go, too, if left empty."""
     made = [folder for folder in path.parents if not folder.exists()]

@@ -1,11 +1,53 @@
-"""SIGINT and SIGTERM as a wish to stop, not as an exception in the middle of something."""
+"""SIGINT and SIGTERM as a wish to stop, noted where work is saved on the way, or raised."""
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
+
+_WATCHED = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM came; no error, and nothing that a failed run's handlers may take for one.
+
+    Args:
+        signal: which of them.
+    """
+
+    def __init__(self, signal: signal.Signals) -> None:
+        super().__init__(signal)
+        self.signal = signal
+
+
+@contextmanager
+def raise_on_signals() -> Iterator[None]:
+    """Leave the block at the first SIGINT or SIGTERM; a second one takes its default effect.
+
+    Raises:
+        Stopped: then.
+    """
+
+    owner = os.getpid()
+
+    def leave(number: int, _frame: FrameType | None) -> NoReturn:
+        if os.getpid() != owner:
+            # A forked data loader, which its owner ends.
+            os._exit(128 + number)
+        for name in _WATCHED:
+            signal.signal(name, signal.SIG_DFL)
+        raise Stopped(signal.Signals(number))
+
+    before = {name: signal.signal(name, leave) for name in _WATCHED}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 @contextmanager
@@ -19,14 +61,13 @@ def stop_on_signals(
             Ray's start, has put handlers of its own in place.
     """
     received = [] if received is None else received
-    watched = (signal.SIGINT, signal.SIGTERM)
 
     def note(number: int, _frame: FrameType | None) -> None:
         received.append(signal.Signals(number))
-        for name in watched:
+        for name in _WATCHED:
             signal.signal(name, signal.SIG_DFL)
 
-    before = {name: signal.signal(name, note) for name in watched}
+    before = {name: signal.signal(name, note) for name in _WATCHED}
     try:
         yield received
     finally:
