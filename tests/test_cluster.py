@@ -1,5 +1,8 @@
 """What a cluster holds, now and when its autoscaler has started what it may."""
 
+import signal
+from types import SimpleNamespace
+
 import pytest
 
 from esam_tune.errors import InputError
@@ -28,13 +31,53 @@ def test_a_plan_without_a_limit_is_cut():
     assert len(cluster._with_room_to_grow([HEAD], [(GPU_NODE, -1)])) == 1_000
 
 
-def test_workers_of_one_core_each():
-    cluster.check_workers(4, 4, "here")
-    with pytest.raises(InputError, match="--workers: must be at most 4, the CPU cores of here"):
-        cluster.check_workers(5, 4, "here", "--workers")
-
-
 def test_this_machine_is_a_cluster_of_one_node():
     (node,) = cluster.local_nodes()
     assert node["CPU"] == cluster.local_cores()
     assert node["GPU"] >= 0
+
+
+@pytest.fixture
+def ray_starts(monkeypatch):
+    """Ray's start as it is seen from here: a handler of its own, and the dashboard's address."""
+
+    def pretend(dashboard_url):
+        def init(**options):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            return SimpleNamespace(dashboard_url=dashboard_url)
+
+        monkeypatch.setattr("ray.init", init)
+        monkeypatch.setattr("ray.shutdown", lambda: None)
+        monkeypatch.setattr("ray.nodes", list)
+        monkeypatch.setattr(cluster, "_node_groups", list)
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield pretend
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("address", [None, "auto"])
+@pytest.mark.parametrize("distributed", [True, False])
+@pytest.mark.parametrize("dashboard_url", ["127.0.0.1:8265", "", None])
+def test_worker_groups_need_the_dashboard_of_a_cluster(
+    ray_starts, address, distributed, dashboard_url
+):
+    ray_starts(dashboard_url)
+    if address and distributed and not dashboard_url:
+        with (
+            pytest.raises(InputError, match=r"--address: .* 'auto' runs without its dashboard"),
+            cluster.connected(address, distributed=distributed),
+        ):
+            pass
+        return
+    with cluster.connected(address, distributed=distributed) as nodes:
+        assert nodes == []
+
+
+def test_rays_start_leaves_a_handler_of_ours_in_place(ray_starts):
+    ray_starts(None)
+    stops = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stops.append(number))
+    with cluster.connected(None, distributed=False):
+        signal.raise_signal(signal.SIGTERM)
+    assert stops == [signal.SIGTERM]

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from esam_tune.errors import InputError
-from esam_tune.study.placement import Node, Placement, place
-
-__all__ = [
-    "Placement",
-    "check_address",
-    "check_workers",
-    "cluster_nodes",
-    "connected",
-    "local_cores",
-    "local_nodes",
-    "place",
-]
+from esam_tune.study.placement import Node
 
 _log = logging.getLogger(__name__)
 
@@ -56,17 +46,6 @@ def check_address(address: str | None) -> None:
 def local_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def check_workers(
-    workers: int, cores: int, where: str, option: str = "--workers-per-trial"
-) -> None:
-    """Require that so many workers of one core fit.
-
-    Raises:
-        InputError: naming the option.
-    """
-    place([{"CPU": cores}], workers, None, option, where=where)
 
 
 def local_nodes() -> list[Node]:
@@ -132,7 +111,8 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[list[Node]]
         The resources of each node, those its autoscaler may add included.
 
     Raises:
-        InputError: when nothing answers at ``address``.
+        InputError: when nothing answers at ``address``, or the cluster there cannot take worker
+            groups.
     """
     # Our own handlers save the study on SIGINT and SIGTERM; Tune's would only stop its loop.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
@@ -149,6 +129,8 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[list[Node]]
         os.environ.pop("RAY_ADDRESS", None)
     import ray
 
+    # Ray puts a handler of its own in the place of one that saves or tidies up.
+    on_termination = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
             ray.init(
@@ -160,7 +142,7 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[list[Node]]
                 logging_level=logging.ERROR,
             )
         else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address is None:
             raise
@@ -170,6 +152,15 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[list[Node]]
             "check the address, the token and that Ray's versions match",
         ) from None
     try:
+        if callable(on_termination):
+            signal.signal(signal.SIGTERM, on_termination)
+        if address is not None and distributed and not context.dashboard_url:
+            raise InputError(
+                "--address",
+                f"the Ray cluster at {address!r} runs without its dashboard, without which Ray "
+                "never gives the workers of a stopped trial back",
+                "install ray[default] on its head and start it with --include-dashboard=true",
+            )
         yield cluster_nodes()
     finally:
         ray.shutdown()
