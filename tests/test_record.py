@@ -291,3 +291,30 @@ def test_a_study_of_three_objectives_has_results_too(tmp_path):
     document = summarise(folder, record)
     jsonschema.validate(document, SCHEMA)
     assert document["chosen"]["trial_id"] in document["front"]
+
+
+def test_an_elastic_trial_is_exported_with_the_workers_that_trained_its_last_epoch(tmp_path):
+    path = tmp_path / "small" / "journal.jsonl"
+    study = WrittenStudy(path, study_spec(), workers_per_trial=4, min_workers=1)
+    trial_id = study.start()
+    exported = []
+    for epoch, workers in ((1, 4), (2, 2), (None, 3)):
+        study.writer.append(journal.WORKERS, trial_id=trial_id, setup={"workers": workers})
+        if epoch:
+            study.epoch(trial_id, epoch, val_accuracy=0.9, step_flops_ratio=1.0)
+        record = StudyRecord.from_journal(path)
+        settings_ = record.chosen_document(record.trials[trial_id])["settings"]
+        exported.append(settings_["origin"]["workers"])
+    study.writer.close()
+    # The third group has not finished an epoch.
+    assert exported == [4, 2, 2]
+
+
+def test_a_trial_of_a_fixed_count_is_exported_with_it(tmp_path):
+    path = tmp_path / "small" / "journal.jsonl"
+    study = WrittenStudy(path, study_spec(), workers_per_trial=4)
+    trial_id = study.trial(0.9, 1.0)
+    study.writer.close()
+    record = StudyRecord.from_journal(path)
+    document = record.chosen_document(record.trials[trial_id])
+    assert document["settings"]["origin"]["workers"] == 4

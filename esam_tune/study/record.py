@@ -40,6 +40,8 @@ class TrialRecord:
         metrics: of the last epoch; null where a value is not finite.
         epochs: recorded so far.
         checkpoints: paths, oldest first.
+        group: workers that train it now, as an elastic trial reported, or None.
+        workers: those that trained its last epoch, likewise.
     """
 
     trial_id: str
@@ -52,6 +54,8 @@ class TrialRecord:
     metrics: dict[str, float | None] = field(default_factory=dict)
     epochs: int = 0
     checkpoints: list[str] = field(default_factory=list)
+    group: int | None = None
+    workers: int | None = None
 
     def values(self, objectives: Iterable[str]) -> list[float]:
         """Values of the objectives in their own units; NaN where missing or not finite."""
@@ -110,6 +114,9 @@ class StudyRecord:
         elif kind == journal.EPOCH:
             trial = self.trials[event["trial_id"]]
             trial.metrics, trial.epochs = event["metrics"], int(event["metrics"]["epoch"])
+            trial.workers = trial.group
+        elif kind == journal.WORKERS:
+            self.trials[event["trial_id"]].group = event["setup"]["workers"]
         elif kind == journal.CHECKPOINT:
             self.trials[event["trial_id"]].checkpoints.append(event["path"])
         elif kind == journal.TRIAL_END:
@@ -243,7 +250,7 @@ class StudyRecord:
         origin = {
             "study": self.spec.name,
             "trial_id": trial.trial_id,
-            ORIGIN_WORKERS: self.workers_per_trial,
+            ORIGIN_WORKERS: trial.workers or self.workers_per_trial,
             "metrics": {key: trial.metrics.get(key) for key in self.spec.objectives},
         }
         settings = self.spec.settings(trial.params, origin).to_dict()
