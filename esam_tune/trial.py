@@ -93,7 +93,7 @@ def run_in_process(request: Mapping[str, Any]) -> None:
 
     run = RunRequest(**request)
     try:
-        _run(run, emit, tune.get_checkpoint(), rank=0, device=_device(run))
+        _run(run, emit, tune.get_checkpoint(), rank=0, device=worker_device(run.gpus_per_worker))
     except Exception as error:  # noqa: BLE001 - a failed trial must not end the study or its actor
         _log.exception("trial %s failed", run.run_id)
         tune.report({FAILURE: f"{describe(error)} ({_host()})"})
@@ -119,32 +119,26 @@ def run_here(run: RunRequest, receive: Callable[[dict[str, Any]], None]) -> dict
             weights.update(load_weights(folder))
         receive(metrics)
 
-    _run(run, emit, None, rank=0, device=_device(run))
+    _run(run, emit, None, rank=0, device=worker_device(run.gpus_per_worker))
     return weights
 
 
 def run_in_group(request: Mapping[str, Any]) -> None:
     """Tune trainable: drive a worker group that trains the request, and pass its reports on."""
     from ray import train, tune
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
     run = RunRequest(**request)
     # Ray hands this on to the group's controller, wherever that runs.
     os.environ[_ROOM_VARIABLE] = _ELASTIC_ROOM_SECONDS if run.min_workers else _ROOM_SECONDS
-    resources = {"CPU": float(run.threads)}
-    if run.gpus_per_worker:
-        resources["GPU"] = run.gpus_per_worker
     trainer = TorchTrainer(
         train_group_member,
         train_loop_config=run.to_dict(),
-        # NCCL refuses two workers of a group on one GPU, which shares of it bring about.
-        torch_config=TorchConfig(backend="gloo" if 0 < run.gpus_per_worker < 1 else None),
-        scaling_config=train.ScalingConfig(
-            num_workers=(run.min_workers, run.workers) if run.min_workers else run.workers,
-            use_gpu=run.gpus_per_worker > 0,
-            resources_per_worker=resources,
-            elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
+        **worker_group(
+            (run.min_workers, run.workers) if run.min_workers else run.workers,
+            run.threads,
+            run.gpus_per_worker,
         ),
         run_config=train.RunConfig(
             name=run.run_id,
@@ -160,6 +154,32 @@ def run_in_group(request: Mapping[str, Any]) -> None:
     except Exception as error:  # noqa: BLE001 - a failed trial must not end the study
         _log.exception("trial %s failed", run.run_id)
         tune.report({FAILURE: describe(error)})
+
+
+def worker_group(
+    workers: int | tuple[int, int], threads: int, gpus_per_worker: float
+) -> dict[str, Any]:
+    """``torch_config`` and ``scaling_config`` of a ``TorchTrainer``.
+
+    Args:
+        workers: in the group, or the fewest and the most of them.
+        threads: CPU cores of each.
+        gpus_per_worker: GPUs of each, or its share of one.
+    """
+    from ray import train
+    from ray.train.torch import TorchConfig
+
+    resources = {"CPU": float(threads), **({"GPU": gpus_per_worker} if gpus_per_worker else {})}
+    return {
+        # NCCL refuses two workers of a group on one GPU, which shares of it bring about.
+        "torch_config": TorchConfig(backend="gloo" if 0 < gpus_per_worker < 1 else None),
+        "scaling_config": train.ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpus_per_worker > 0,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
+        ),
+    }
 
 
 def train_group_member(request: Mapping[str, Any]) -> None:
@@ -184,7 +204,7 @@ def train_group_member(request: Mapping[str, Any]) -> None:
             emit,
             train.get_checkpoint(),
             rank=rank,
-            device=_device(run, grouped=True),
+            device=worker_device(run.gpus_per_worker, grouped=True),
             # A node's cloud tells some time before it takes the node back; all workers must ask.
             leaving=lambda: train.get_preemption_info() is not None,
         )
@@ -210,11 +230,11 @@ def _host() -> str:
     return f"node {socket.gethostname()}"
 
 
-def _device(run: RunRequest, *, grouped: bool = False) -> Any:
+def worker_device(gpus_per_worker: float, *, grouped: bool = False) -> Any:
     """The worker's device; the CPU where a GPU is promised by name alone, as in a test cluster."""
     import torch
 
-    if not run.gpus_per_worker or not torch.cuda.is_available():
+    if not gpus_per_worker or not torch.cuda.is_available():
         return torch.device("cpu")
     if grouped:
         from ray.train.torch import get_device

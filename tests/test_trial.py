@@ -141,6 +141,22 @@ def test_the_lost_state_of_a_worker_is_not_made_up_from_the_firsts(tmp_path):
     assert load_state(tmp_path, 3)["epoch"] == 1
 
 
+@pytest.mark.parametrize(
+    ("gpus", "backend", "resources"),
+    [
+        (0.0, None, {"CPU": 2.0}),
+        (0.5, "gloo", {"CPU": 2.0, "GPU": 0.5}),
+        (1.0, None, {"CPU": 2.0, "GPU": 1.0}),
+    ],
+)
+def test_workers_that_share_a_gpu_do_not_use_nccl(gpus, backend, resources):
+    group = trial.worker_group((1, 3), 2, gpus)
+    assert group["torch_config"].backend == backend
+    scaling = group["scaling_config"]
+    assert (scaling.num_workers, scaling.use_gpu) == ((1, 3), gpus > 0)
+    assert scaling.resources_per_worker == resources
+
+
 class Anything:
     """What a foreign file may hold: unpickling it would run its code."""
 

@@ -10,7 +10,7 @@ from typing import Any
 from esam_tune.errors import RunFailedError
 from esam_tune.scaling.records import Cell, Measurement, Plan
 from esam_tune.study.placement import Placement
-from esam_tune.trial import describe
+from esam_tune.trial import describe, worker_device, worker_group
 
 
 def run_study(
@@ -30,10 +30,9 @@ def run_study(
         RunFailedError: when a worker fails or a training diverges.
     """
     from ray import train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
     gpus = placement.gpus_per_worker
-    resources = {"CPU": float(placement.threads), **({"GPU": gpus} if gpus else {})}
     config = {
         "plan": plan.to_dict(),
         "trainings": [asdict(cell) for cell in trainings],
@@ -45,13 +44,7 @@ def run_study(
         trainer = TorchTrainer(
             _member,
             train_loop_config=config,
-            # NCCL refuses two workers of a group on one GPU, which shares of it bring about.
-            torch_config=TorchConfig(backend="gloo" if 0 < gpus < 1 else None),
-            scaling_config=train.ScalingConfig(
-                num_workers=max(cell.workers for cell in plan.cells),
-                use_gpu=gpus > 0,
-                resources_per_worker=resources,
-            ),
+            **worker_group(max(cell.workers for cell in plan.cells), placement.threads, gpus),
             run_config=train.RunConfig(name="scale", storage_path=scratch),
         )
         try:
@@ -64,15 +57,12 @@ def run_study(
 def _member(config: Mapping[str, Any]) -> dict[str, Any]:
     """What each worker runs; the first one's answer counts."""
     import torch
-    from ray.train.torch import get_device
 
     from esam_tune.scaling.measurement import measure
     from esam_tune.scaling.trainings import train_cells
 
     torch.set_num_threads(config["threads"])
-    # A cluster may promise GPUs by name alone.
-    gpu = config["gpus"] and torch.cuda.is_available()
-    device = get_device() if gpu else torch.device("cpu")
+    device = worker_device(config["gpus"], grouped=True)
     measured = measure(Plan.from_dict(config["plan"]), device)
     trained = train_cells([Cell(**cell) for cell in config["trainings"]], device)
     return {"measurement": measured.to_dict(), "trainings": trained}
