@@ -26,6 +26,7 @@ from esam_tune.metrics import EPOCH, reported
 from esam_tune.run_state import load_weights
 from esam_tune.study import cluster
 from esam_tune.study.folder import check_storage, reserved_folder, scratch_folder
+from esam_tune.study.node_data import check_all_nodes_have
 from esam_tune.study.placement import WorkerShape, place
 from esam_tune.study.shared_storage import check_all_nodes_see
 from esam_tune.study.spec import describe_params
@@ -232,9 +233,10 @@ def _train_on_cluster(
         from esam_tune.study.runner import run_single
 
         placement = place(nodes, request.workers, 1, "--workers", shape=options.shape)
-        training = trial_settings(request.settings).training
-        check_precision(training, gpu=placement.gpus_per_worker > 0)
+        settings = trial_settings(request.settings)
+        check_precision(settings.training, gpu=placement.gpus_per_worker > 0)
         check_all_nodes_see(scratch, OPTION if options.checkpoint_storage else "--storage")
+        check_all_nodes_have(settings.task, placement.gpus_per_worker)
         request = replace(
             request,
             gpus_per_worker=placement.gpus_per_worker,

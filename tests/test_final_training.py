@@ -57,6 +57,7 @@ def on_cluster(monkeypatch, tmp_path):
 
     monkeypatch.setattr("esam_tune.study.cluster.connected", connected)
     monkeypatch.setattr(final_training, "check_all_nodes_see", lambda where, field: None)
+    monkeypatch.setattr(final_training, "check_all_nodes_have", lambda task, gpus: None)
     monkeypatch.setattr(final_training, "log_training", lambda *args, **kwargs: "id")
     run.requests = requests
     return run

@@ -19,6 +19,7 @@ from esam_tune.journal import Journal
 from esam_tune.study import cluster
 from esam_tune.study.feasibility import PredictedCost
 from esam_tune.study.folder import StudyFolder
+from esam_tune.study.node_data import check_all_nodes_have
 from esam_tune.study.placement import Placement
 from esam_tune.study.preflight import Plan, SweepOptions, preflight
 from esam_tune.study.progress import Progress
@@ -82,6 +83,7 @@ def sweep(
             placement = plan.place(found, options.shape, "the Ray cluster")
             where, field = plan.checkpoint_storage or str(plan.folder.path), "--storage"
             check_all_nodes_see(where, OPTION if plan.checkpoint_storage else field)
+            check_all_nodes_have(plan.spec.task, placement.gpus_per_worker)
             return _run(plan, options, placement, stop, console)
 
 
