@@ -89,7 +89,7 @@ ROOMS = (
     Room("errors", (), ()),
     Room("config", ("errors",), ()),
     Room("run_state", (), ("torch",)),
-    Room("checkpoint_storage", ("errors",), ("pyarrow", "fsspec")),
+    Room("checkpoint_storage", ("errors", "run_state"), ("pyarrow", "fsspec")),
     Room("worker_scaling", ("config", "errors"), ()),
     Room("metrics", ("errors",), ()),
     Room("pareto", (), ("numpy",)),
