@@ -51,7 +51,9 @@ def plain_loop(spec: StudySpec, folder: Path, trials: int) -> list[float]:
     proposals = Proposals(folder / "plain.db", spec)
     ends = []
     for index in range(trials):
-        number, params = proposals.ask(index)
+        proposed = proposals.ask(index, f"{index:04d}")
+        assert proposed is not None, "the space holds as many settings"
+        number, params = proposed
         values: list[float] = []
 
         def report(metrics: dict[str, float], _state: object, values: list[float] = values) -> None:

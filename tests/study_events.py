@@ -51,9 +51,13 @@ class WrittenStudy:
                 **{"workers_per_trial": 1, "tracking_uri": "sqlite:///mlflow.db"} | started,
             )
 
+    @property
+    def next_id(self):
+        return f"{self._count:04d}"
+
     def start(self, params=None, *, baseline=False, number=None, label=None):
         params = complete_params("params", params or {"optimizer": "esam"})
-        trial_id = f"{self._count:04d}"
+        trial_id = self.next_id
         self._count += 1
         self.writer.append(
             journal.TRIAL_START,

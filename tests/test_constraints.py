@@ -130,7 +130,7 @@ class SearchWithConstraint:
         self.proposals = Proposals(self.path, self.spec)
 
     def run(self, index, *, lost=False):
-        number, params = self.proposals.ask(index)
+        number, params = self.proposals.ask(index, self.journal.next_id)
         trial_id = self.journal.start(params, number=number)
         cost = (3 + params["beta"] + 3 * params["gamma"]) / 3
         self.journal.epoch(trial_id, 2, val_accuracy=0.5 + cost / 5, step_flops_ratio=cost)
@@ -154,6 +154,29 @@ def test_the_sampler_is_told_by_how_much_each_trial_breaks_a_constraint(tmp_path
     search.reopen()
     told = [trial.constraints["step_flops_ratio"] for trial in search.stored()]
     assert told == pytest.approx([cost - 1.4 for cost in costs])
+
+
+@pytest.mark.parametrize(
+    ("metric", "bound", "excess"),
+    [
+        # The cost of a step is what it is; accuracy may have grown yet.
+        ("step_flops_ratio", "<= 1.1", 0.3),
+        ("step_flops_ratio", "<= 1.5", -0.1),
+        ("val_accuracy", ">= 0.8", 0.2 + 0.3),
+        ("val_accuracy", ">= 0.5", -0.1),
+    ],
+)
+def test_a_trial_that_was_stopped_early_is_constrained_too(tmp_path, metric, bound, excess):
+    search = SearchWithConstraint(tmp_path, 4, constraints={metric: bound})
+    ends = ((0.5, 1.2, "complete"), (0.6, 1.4, "pruned"))
+    for index, (accuracy, cost, state) in enumerate(ends):
+        _, params = search.proposals.ask(index, search.journal.next_id)
+        trial_id = search.journal.start(params)
+        search.journal.epoch(trial_id, 1, val_accuracy=accuracy, step_flops_ratio=cost)
+        search.journal.end(trial_id, state)
+        search.proposals.tell(search.journal.record().trials[trial_id])
+    assert search.stored()[1].state == optuna.trial.TrialState.PRUNED
+    assert search.stored()[1].constraints[metric] == pytest.approx(excess)
 
 
 def test_a_baseline_in_the_space_teaches_its_constraint_too(tmp_path):
@@ -185,10 +208,10 @@ def third_cost(params):
 def test_a_setting_known_to_be_too_dear_costs_no_trial(tmp_path):
     spec = study_spec(constraints=LEAST)
     proposals = Proposals(tmp_path / "o.db", spec, lambda params: third_cost(params) <= 1.6)
-    asked = [proposals.ask(index) for index in range(5)]
+    asked = [proposals.ask(index, str(index)) for index in range(5)]
     assert all(third_cost(params) <= 1.6 for _, params in asked)
     again = Proposals(tmp_path / "again.db", spec, lambda params: third_cost(params) <= 1.6)
-    assert [again.ask(index) for index in range(5)] == asked
+    assert [again.ask(index, str(index)) for index in range(5)] == asked
     study = optuna.load_study(study_name=spec.name, storage=f"sqlite:///{tmp_path / 'o.db'}")
     states = {trial.state for trial in study.get_trials() if trial.number not in dict(asked)}
     assert states == {optuna.trial.TrialState.FAIL}
@@ -196,7 +219,7 @@ def test_a_setting_known_to_be_too_dear_costs_no_trial(tmp_path):
 
 def test_where_nothing_is_admitted_the_search_goes_on_all_the_same(tmp_path):
     proposals = Proposals(tmp_path / "o.db", study_spec(), lambda _: False)
-    assert proposals.ask(0)[1]["optimizer"] == "esam"
+    assert proposals.ask(0, "0000")[1]["optimizer"] == "esam"
 
 
 @pytest.mark.parametrize("beta", [0.3, 0.7])
@@ -215,6 +238,30 @@ def test_a_compiled_network_is_priced_without_what_swp_would_save():
     params = {"optimizer": "esam", "beta": 0.3, "gamma": 0.5, "selection": "exact", "every": 1}
     predicted = PredictedCost(study_spec(training=compiled), 1)
     assert predicted(params) == predicted({**params, "beta": 1.0})
+
+
+def test_without_a_constraint_on_cost_nothing_is_counted(monkeypatch):
+    monkeypatch.setattr(feasibility, "_measured", lambda *_: pytest.fail("counted"))
+    spec = study_spec(constraints={"val_accuracy": ">= 0.5"})
+    assert PredictedCost(spec, 1).admits({"optimizer": "esam", "beta": 0.3})
+
+
+def test_a_range_of_batch_sizes_is_counted_once(monkeypatch):
+    search = {"optimizer": "esam", "gamma": {"low": 0.1, "high": 1.0}}
+    sizes = {"batch_size": {"low": 4, "high": 64}}
+    ranged = PredictedCost(study_spec(search=search | sizes), 1)
+    chosen = PredictedCost(study_spec(search=search), 1)
+    params = {"optimizer": "esam", "beta": 0.5, "gamma": 0.3, "selection": "first_order"}
+    expected = {size: chosen({**params, "batch_size": size}) for size in (4, 5, 37, 64)}
+    counted = []
+    real = feasibility._measured
+    monkeypatch.setattr(
+        feasibility, "_measured", lambda task, rows: counted.append(rows) or real(task, rows)
+    )
+    assert {size: ranged({**params, "batch_size": size}) for size in expected} == pytest.approx(
+        expected, rel=1e-6
+    )
+    assert set(counted) == {64}
 
 
 def test_the_rows_of_a_worker_set_how_many_are_selected():

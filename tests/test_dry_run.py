@@ -51,7 +51,7 @@ def test_the_first_proposals_are_those_of_the_study_itself(tmp_path, steps_of_a_
     plan = planned(tmp_path, trials=3)
     told = dry_run(plan, WorkerShape(), None).proposals
     proposals = Proposals(tmp_path / "optuna.db", plan.spec)
-    assert told == [proposals.ask(index)[1] for index in range(3)]
+    assert told == [proposals.ask(index, str(index))[1] for index in range(3)]
 
 
 def test_time_adds_up_steps_costs_and_evaluation(tmp_path, steps_of_a_second):

@@ -24,7 +24,7 @@ def test_a_file_by_url_keeps_a_study(tmp_path, scheme):
     assert again.ask(0, "0001")[1] != params
     # Another storage's study of the same name is another study.
     other = Proposals(url, study_spec(), study_name="small-c3d4")
-    assert other.ask(0) == (0, params)
+    assert other.ask(0, "0000") == (0, params)
 
 
 def closed_port():

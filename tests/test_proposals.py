@@ -36,7 +36,7 @@ class Study:
     def run(self, index, proposals=None, state="complete"):
         """One search trial, with values that depend on its setting alone."""
         proposals = proposals or self.open()
-        number, params = proposals.ask(index)
+        number, params = proposals.ask(index, self.journal.next_id)
         trial_id = self.journal.start(params, number=number)
         accuracy = 0.9 - (params["rho"] - 0.3) ** 2
         proposals.tell(self.finish(trial_id, accuracy, 1 + params["beta"], state))
@@ -87,7 +87,7 @@ def test_a_death_between_journal_and_database_changes_no_later_proposal(
     for index in range(5):
         study.run(index)
     proposals = study.open()
-    number, params = proposals.ask(5)
+    number, params = proposals.ask(5, study.journal.next_id)
     if dies_after != "ask":
         trial_id = study.journal.start(params, number=number)
     if dies_after in ("end", "tell"):
@@ -119,7 +119,7 @@ def test_a_death_between_journal_and_database_changes_no_later_proposal(
 @pytest.mark.parametrize("settled", [False, True], ids=["told at once", "told at the next start"])
 def test_each_end_is_told_as_what_it_is(study, state, told, settled):
     proposals = study.open()
-    number, params = proposals.ask(0)
+    number, params = proposals.ask(0, study.journal.next_id)
     trial_id = study.journal.start(params, number=number)
     trial = study.finish(trial_id, 0.8, 1.5, state)
     if settled:
@@ -146,7 +146,7 @@ def test_values_are_told_in_the_order_and_direction_of_the_objectives(tmp_path):
 
 def test_an_end_told_twice_counts_once(study):
     proposals = study.open()
-    number, params = proposals.ask(0)
+    number, params = proposals.ask(0, study.journal.next_id)
     trial = study.finish(study.journal.start(params, number=number), 0.8, 1.5)
     for _ in range(2):
         proposals.tell(trial)
@@ -207,7 +207,7 @@ def test_a_proposal_holds_only_what_its_optimizer_reads(tmp_path):
     }
     study = Study(tmp_path, search=search, trials=30)
     proposals = study.open()
-    proposed = [proposals.ask(index)[1] for index in range(15)]
+    proposed = [proposals.ask(index, str(index))[1] for index in range(15)]
     assert {params["optimizer"] for params in proposed} == {"sgd", "sam", "esam"}
     for params in proposed:
         assert isinstance(params["batch_size"], int)
@@ -215,3 +215,57 @@ def test_a_proposal_holds_only_what_its_optimizer_reads(tmp_path):
         assert ("rho" in params) == (params["optimizer"] != "sgd")
         assert ("beta" in params) == (params["optimizer"] == "esam")
         assert params.get("beta", 0.5) in (0.5, 0.75)
+
+
+def test_a_lost_storage_is_made_anew_from_the_journal(undisturbed, study):
+    for index in range(5):
+        study.run(index)
+    study.path.unlink()
+    proposals = study.open()
+    assert [t.state for t in study.stored()] == [STATES.COMPLETE] * 5
+    assert [study.run(5, proposals), study.run(6)] == undisturbed[5:7]
+    assert [t.state for t in study.stored()] == [STATES.COMPLETE] * 7
+
+
+def test_an_older_copy_of_the_storage_is_brought_up_to_date(undisturbed, study):
+    for index in range(2):
+        study.run(index)
+    copy = study.path.read_bytes()
+    for index in range(2, 5):
+        study.run(index)
+    study.path.write_bytes(copy)
+    for _ in range(2):
+        proposals = study.open()
+        ids = [t.user_attrs["esam_tune.trial_id"] for t in study.stored()]
+        assert ids == ["0000", "0001", "0002", "0003", "0004"]
+    assert study.run(5, proposals) == undisturbed[5]
+
+
+def test_every_trial_is_added_in_its_own_state_and_ends_once(study):
+    study.finish(study.journal.start({"optimizer": "sam"}, baseline=True), 0.7, 2.0)
+    for state in ("pruned", "failed"):
+        study.run(0, state=state)
+    proposals = study.open()
+    number, params = proposals.ask(2, study.journal.next_id)
+    running = study.journal.start(params, number=number)
+    study.path.unlink()
+    proposals = study.open()
+    states = [STATES.COMPLETE, STATES.PRUNED, STATES.FAIL, STATES.RUNNING]
+    assert [t.state for t in study.stored()] == states
+    assert {key: params[key] for key in SEARCHED} == study.stored()[3].params
+    # The trial goes on, and is told by its id: what number it had is past.
+    for _ in range(2):
+        proposals.tell(study.finish(running, 0.8, 1.5))
+    assert [t.state for t in study.stored()] == [*states[:3], STATES.COMPLETE]
+    assert study.stored()[3].values == [0.8, 1.5]
+
+
+def test_a_stored_trial_of_another_setting_is_not_taken_for_the_journal_s(study):
+    proposals = study.open()
+    proposals.ask(0, study.journal.next_id)
+    # The copy was made before this proposal was dropped and another one became the trial.
+    study.finish(study.journal.start({"optimizer": "esam", "rho": 0.5}, number=1), 0.8, 1.5)
+    study.open()
+    first, second = study.stored()
+    assert first.state == STATES.FAIL
+    assert (second.state, second.params["rho"]) == (STATES.COMPLETE, 0.5)

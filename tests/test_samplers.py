@@ -8,7 +8,7 @@ from esam_tune.errors import InputError
 from esam_tune.study.grid import grid_points, grid_size
 from esam_tune.study.proposals import Proposals
 from esam_tune.study.samplers import sobol_point
-from esam_tune.study.search_checks import check_search
+from esam_tune.study.search_checks import check_budget, check_search
 from esam_tune.study.spec import SAMPLERS, Range
 
 STATES = optuna.trial.TrialState
@@ -169,16 +169,49 @@ def test_a_grid_is_gone_through_once(tmp_path):
     assert proposed != expected
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", "qmc"])
-def test_no_setting_is_tried_twice_before_all_were(tmp_path, sampler):
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", "qmc", "gp"])
+def test_no_setting_is_tried_twice_and_none_after_all_were(tmp_path, sampler):
     search = {"optimizer": "sam", "rho": {"choices": [0.1, 0.2]}, "every": {"low": 1, "high": 2}}
-    study = Study(tmp_path, sampler, search=search, trials=6)
+    study = Study(tmp_path, sampler, search=search, trials=4)
     proposals = study.open()
-    proposed = [study.run(index, proposals) for index in range(6)]
-    assert len({tuple(p.items()) for p in proposed[:4]}) == 4
-    assert {tuple(p.items()) for p in proposed[4:]} <= {tuple(p.items()) for p in proposed[:4]}
+    proposed = [study.run(index, proposals) for index in range(4)]
+    assert len({tuple(p.items()) for p in proposed}) == 4
+    assert proposals.ask(4, "0004") is None
+    assert study.open().ask(4, "0004") is None
     turned_down = [t for t in study.stored() if t.state == STATES.FAIL]
     assert all(t.user_attrs["esam_tune.turned_down"] == "tried already" for t in turned_down)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "grid", "nsga2"])
+def test_in_a_space_of_few_only_admitted_settings_are_tried(tmp_path, sampler):
+    study = Study(tmp_path, sampler, search=CHOICES)
+
+    def admits(params):
+        return params.get("beta", 1.0) == 0.5
+
+    proposals = Proposals(study.path, study.spec, admits)
+    proposed = [study.run(index, proposals) for index in range(4)]
+    assert len({tuple(p.items()) for p in proposed}) == 4
+    assert all(params["beta"] == 0.5 for params in proposed)
+    assert proposals.ask(4, "0004") is None
+
+
+@pytest.mark.parametrize(("trials", "fits"), [(4, True), (5, False)])
+def test_a_budget_beyond_the_settings_of_a_space_is_refused(trials, fits):
+    spec = study_spec(sampler="random", search=CHOICES, trials=trials)
+
+    def admits(params):
+        return params.get("beta", 1.0) == 0.5
+
+    if fits:
+        check_budget(spec, admits)
+        return
+    with pytest.raises(InputError, match="at most 4, the settings of the space that may keep"):
+        check_budget(spec, admits)
+
+
+def test_a_space_without_end_holds_any_budget():
+    check_budget(study_spec(trials=10_000), lambda _: False)
 
 
 def test_a_setting_within_rounding_of_one_tried_is_asked_again(tmp_path, monkeypatch):
@@ -189,7 +222,7 @@ def test_a_setting_within_rounding_of_one_tried_is_asked_again(tmp_path, monkeyp
     monkeypatch.setattr(
         optuna.samplers.TPESampler, "sample_independent", lambda *_: next(suggested)
     )
-    assert proposals.ask(1)[1]["rho"] == pytest.approx(first * 1.2)
+    assert proposals.ask(1, "0001")[1]["rho"] == pytest.approx(first * 1.2)
     assert [t.state for t in study.stored()] == [STATES.COMPLETE, STATES.FAIL, STATES.RUNNING]
 
 
@@ -198,7 +231,7 @@ def test_optuna_is_told_ids_and_reasons(tmp_path):
     proposals = study.open()
     ends = (("complete", None), ("pruned", "rank 4 of 5"), ("failed", "NaN"))
     for index, (state, reason) in enumerate(ends):
-        number, params = proposals.ask(index)
+        number, params = proposals.ask(index, study.journal.next_id)
         trial_id = study.journal.start(params, number=number)
         study.journal.epoch(trial_id, 2, val_accuracy=0.5, step_flops_ratio=1.0)
         study.journal.end(trial_id, state, reason)
@@ -228,8 +261,13 @@ def test_optuna_is_told_ids_and_reasons(tmp_path):
     ],
 )
 def test_a_search_that_cannot_be_done_is_refused(changes, field, problem):
+    def read_and_check():
+        spec = study_spec(**changes)
+        check_search(spec)
+        check_budget(spec, lambda _: True)
+
     with pytest.raises(InputError) as error:
-        check_search(study_spec(**changes))
+        read_and_check()
     assert error.value.field.startswith(field)
     assert problem in str(error.value)
 

@@ -1,5 +1,7 @@
 """A study in motion without Ray: what is handed out, and what is recorded of it."""
 
+import math
+
 import pytest
 from study_events import WrittenStudy, study_spec
 
@@ -63,6 +65,25 @@ def test_a_stop_after_the_last_epoch_changes_nothing_and_a_failure_comes_first(s
     run.end(second.run_id)
     ends = [(e["state"], e["reason"]) for e in study.events("trial_end")]
     assert ends == [("complete", None), ("failed", "because")]
+
+
+def test_a_trial_stopped_over_a_value_that_is_no_number_failed(study):
+    run = study.begin()
+    for value in (math.nan, math.inf):
+        request = run.next_request()
+        run.report(request.run_id, report(1, val_accuracy=value))
+        run.stop(request.run_id)
+        run.end(request.run_id)
+    ends = [(e["state"], e["reason"]) for e in study.events("trial_end")]
+    assert ends == [("failed", "val_accuracy is not finite after epoch 1 of 2")] * 2
+
+
+def test_the_search_ends_where_its_space_is_gone_through(study, monkeypatch):
+    run = study.begin()
+    monkeypatch.setattr(Proposals, "ask", lambda *_: None)
+    assert run.next_request().run_id == "0000"
+    assert run.next_request() is None
+    assert [event["trial_id"] for event in study.events("trial_start")] == ["0000"]
 
 
 def test_an_unfinished_trial_goes_on_from_the_newest_checkpoint_that_is_left(study, tmp_path):

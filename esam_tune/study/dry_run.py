@@ -156,7 +156,10 @@ class DryRun:
 
 
 def dry_run(plan: Plan, shape: WorkerShape, address: str | None) -> DryRun:
-    """Find out what a study would do; nothing is started, and nothing stays behind.
+    """Find out what a study would do; nothing is started.
+
+    Data sets that the plan's checks have prepared stay where data sets are kept; nothing else stays
+    behind.
 
     Args:
         plan: of the study, all checks passed.
@@ -192,7 +195,8 @@ def _first_proposals(spec: StudySpec, predicted: PredictedCost) -> list[dict[str
 
     with tempfile.TemporaryDirectory(prefix="esam-tune-") as folder:
         proposals = Proposals(Path(folder, "optuna.db"), spec, predicted.admits)
-        return [proposals.ask(index)[1] for index in range(min(_PROPOSALS, spec.trials))]
+        asked = (proposals.ask(i, f"{i:04d}") for i in range(min(_PROPOSALS, spec.trials)))
+        return [proposed[1] for proposed in asked if proposed is not None]
 
 
 def _estimate(

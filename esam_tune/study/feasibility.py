@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from random import Random
@@ -41,8 +42,16 @@ class PredictedCost:
 
         training = self._spec.training
         batch_size = int(params.get("batch_size", training.batch_size))
+        rows = batch_size // self._workers
+        searched = self._spec.dimensions.get("batch_size")
+        if isinstance(searched, Range):
+            # One count for all sizes: all parts are in proportion to the rows.
+            counted = _measured(self._spec.task, int(searched.high) // self._workers)
+            work = replace(counted, rows=rows)
+        else:
+            work = _measured(self._spec.task, rows)
         return step_cost(
-            _measured(self._spec.task, batch_size // self._workers),
+            work,
             method=str(params["optimizer"]),
             # A compiled clean pass computes every weight's gradient: SWP saves nothing there.
             beta=1.0 if training.compile else float(params.get("beta", 1.0)),
@@ -53,7 +62,8 @@ class PredictedCost:
 
     def admits(self, params: Mapping[str, Value]) -> bool:
         """Whether a setting's predicted cost keeps the study's constraints on it."""
-        return self.allows(self(params))
+        # Counting the parts of a large network takes seconds.
+        return not _on_cost(self._spec) or self.allows(self(params))
 
     def cheapest_and_dearest(self) -> tuple[tuple[float, str], tuple[float, str]]:
         """The ends of the predicted cost over the search space, each with a setting that has it."""

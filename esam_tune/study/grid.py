@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from esam_tune.config import Value
 from esam_tune.study.spec import Choice, Dimension, Range, StudySpec
+
+# Settings that are looked at one by one, within a second or so.
+FEW = 4096
 
 
 def float_ranges(spec: StudySpec) -> list[str]:
@@ -37,6 +40,21 @@ def grid_points(spec: StudySpec) -> Iterator[dict[str, Value]]:
         named: dict[str, Value] = {} if searched is None else {"optimizer": optimizer}
         for values in itertools.product(*(_levels(d) for d in own.values())):
             yield {**named, **dict(zip(own, values, strict=True))}
+
+
+def admitted_points(
+    spec: StudySpec, admits: Callable[[Mapping[str, Value]], bool]
+) -> list[dict[str, Value]] | None:
+    """The settings of a space of few that may keep its constraints; None for one of many.
+
+    Args:
+        spec: the study.
+        admits: whether complete parameters may keep the constraints.
+    """
+    size = grid_size(spec)
+    if size is None or size > FEW:
+        return None
+    return [point for point in grid_points(spec) if admits(spec.completed(point))]
 
 
 def _levels(dimension: Dimension) -> tuple[Value, ...]:

@@ -14,7 +14,7 @@ from esam_tune.study.folder import StudyFolder, check_storage, study_folder
 from esam_tune.study.optuna_storage import check_optuna_storage
 from esam_tune.study.placement import Node, Placement, WorkerShape, place
 from esam_tune.study.record import StudyRecord
-from esam_tune.study.search_checks import check_search
+from esam_tune.study.search_checks import check_budget, check_search
 from esam_tune.study.space import Overrides
 from esam_tune.study.spec import Range, StudySpec
 from esam_tune.tracking.store import check_uri, local_uri, without_credentials
@@ -100,9 +100,20 @@ def preflight(space: StudySpec, overrides: Overrides, options: SweepOptions) -> 
     Raises:
         InputError: naming what is wrong.
     """
+    check_storage(options.storage)
+    plan = draw_up(space, overrides, options)
+    check_plan(plan, options)
+    return plan
+
+
+def draw_up(space: StudySpec, overrides: Overrides, options: SweepOptions) -> Plan:
+    """What is to be done, given what the study's folder holds; within milliseconds.
+
+    Raises:
+        InputError: for a study that exists and is not resumed, or is resumed as another.
+    """
     spec = overrides.apply(space)
     folder = study_folder(options.storage, spec.name, "--name")
-    check_storage(options.storage)
     uri = options.tracking_uri or local_uri(options.storage)
     workers, min_workers = options.workers_per_trial or 1, options.min_workers
     shared = None if options.checkpoint_storage is None else normalise(options.checkpoint_storage)
@@ -131,15 +142,7 @@ def preflight(space: StudySpec, overrides: Overrides, options: SweepOptions) -> 
         _require_same("--optuna-storage", stored, kept, shown)
         uri = options.tracking_uri or stored.tracking_uri
         _require_same("--tracking-uri", stored, stored.tracking_uri, without_credentials(uri))
-    cluster.check_address(options.address)
-    _check_elastic(options, min_workers)
-    if uri != local_uri(options.storage):
-        check_uri(uri)
-    if shared is not None:
-        check_checkpoint_storage(shared)
-    if optuna_storage is not None:
-        check_optuna_storage(optuna_storage)
-    plan = Plan(
+    return Plan(
         spec=spec,
         folder=folder,
         workers=workers,
@@ -148,6 +151,23 @@ def preflight(space: StudySpec, overrides: Overrides, options: SweepOptions) -> 
         checkpoint_storage=shared,
         optuna_storage=optuna_storage,
     )
+
+
+def check_plan(plan: Plan, options: SweepOptions) -> None:
+    """Check what a plan needs: addresses that answer, room, data, a space that can be searched.
+
+    Raises:
+        InputError: naming what is wrong.
+    """
+    spec, workers, min_workers = plan.spec, plan.workers, plan.min_workers
+    cluster.check_address(options.address)
+    _check_elastic(options, min_workers)
+    if plan.uri != local_uri(options.storage):
+        check_uri(plan.uri)
+    if plan.checkpoint_storage is not None:
+        check_checkpoint_storage(plan.checkpoint_storage)
+    if plan.optuna_storage is not None:
+        check_optuna_storage(plan.optuna_storage)
     if options.address is None:
         plan.place(cluster.local_nodes(), options.shape, "this machine")
     if min_workers is not None:
@@ -155,8 +175,9 @@ def preflight(space: StudySpec, overrides: Overrides, options: SweepOptions) -> 
             check_shares(size, range(min_workers, workers + 1), name)
     _check_batch_sizes(spec, workers)
     check_search(spec)
-    PredictedCost(spec, workers).check()
-    return plan
+    predicted = PredictedCost(spec, workers)
+    predicted.check()
+    check_budget(spec, predicted.admits)
 
 
 def workers_text(fewest: int | None, most: int) -> str:

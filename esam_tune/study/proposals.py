@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esam_tune.config import Value
-from esam_tune.study.grid import grid_size
+from esam_tune.study.grid import admitted_points
 from esam_tune.study.optuna_storage import open_optuna_storage
 from esam_tune.study.record import StudyRecord, TrialRecord
-from esam_tune.study.samplers import distribution, flat_point, propose
+from esam_tune.study.samplers import distribution, flat_point, propose, propose_point
 from esam_tune.study.spec import Range, StudySpec, coordinates
+from esam_tune.study.study_rungs import STATIC
 
 if TYPE_CHECKING:
     import optuna
@@ -25,6 +26,8 @@ _TURNED_DOWN = "esam_tune.turned_down"
 # Settings asked for until one is admitted. Where hardly any part of the space is, a trial that
 # breaks a constraint still tells the sampler something.
 _ATTEMPTS = 64
+# The same where the space holds so few that one that is left can be picked.
+_ATTEMPTS_OF_FEW = 8
 # Shares of a range that are closer than this are one setting.
 _SAME = 1e-3
 
@@ -58,9 +61,12 @@ class Proposals:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._spec = spec
         self._admits = admits
+        self._points = admitted_points(spec, admits)
         # Settings that became trials, of the first so many of the storage's trials.
         self._settings: list[dict[str, Value]] = []
         self._seen = 0
+        # Where the storage holds each trial of the journal.
+        self._numbers: dict[str, int] = {}
         self._study = optuna.create_study(
             study_name=study_name or spec.name,
             storage=open_optuna_storage(where),
@@ -69,28 +75,29 @@ class Proposals:
         )
 
     def settle(self, record: StudyRecord) -> None:
-        """Tell Optuna of every trial whose end it does not know, and drop proposals never run."""
+        """Bring Optuna's storage up to date with the journal, which knows all trials.
+
+        Ends that the storage does not know are told, trials that it lacks (it may be new, or an
+        older copy) are added, and proposals that never became a trial are dropped.
+        """
         import optuna
 
-        known = {trial.trial_id: trial for trial in record.trials.values()}
-        running = {trial.optuna_number for trial in known.values() if trial.state == "running"}
+        self._numbers = {}
         for stored in self._study.get_trials(deepcopy=False):
-            if stored.state == optuna.trial.TrialState.RUNNING and stored.number not in running:
-                started = [t for t in known.values() if t.optuna_number == stored.number]
-                if started:
-                    self.tell(started[0])
-                else:
-                    self._turn_down(stored.number, "proposed by a process that died before use")
-        told = {
-            stored.user_attrs.get(_TRIAL_ID)
-            for stored in self._study.get_trials(deepcopy=False)
-            if _TURNED_DOWN not in stored.user_attrs
-        }
-        for trial in record.finished:
-            if trial.optuna_number is None and trial.trial_id not in told:
+            trial = record.trials.get(stored.user_attrs.get(_TRIAL_ID, ""))
+            if _TURNED_DOWN in stored.user_attrs:
+                continue
+            if trial and trial.trial_id not in self._numbers and self._holds(stored, trial):
+                self._numbers[trial.trial_id] = stored.number
+            elif stored.state == optuna.trial.TrialState.RUNNING:
+                self._turn_down(stored.number, "proposed by a process that died before use")
+        for trial in record.trials.values():
+            if trial.trial_id not in self._numbers:
+                self._add(trial)
+            elif trial.state != "running":
                 self.tell(trial)
 
-    def ask(self, index: int, trial_id: str | None = None) -> tuple[int, dict[str, Value]]:
+    def ask(self, index: int, trial_id: str) -> tuple[int, dict[str, Value]] | None:
         """Propose a setting.
 
         One whose predicted cost breaks a constraint is not worth a trial, nor is one that was
@@ -100,20 +107,28 @@ class Proposals:
 
         Args:
             index: of this search trial, counted from 0.
-            trial_id: that the trial will have, for Optuna's user attributes.
+            trial_id: that the trial will have, by which :meth:`tell` knows it.
 
         Returns:
-            The proposal's number, for :meth:`tell`, and the trial's complete parameters.
+            The proposal's number in Optuna's study, and the trial's complete parameters; None when
+            every setting of the space that may keep the constraints has been tried.
         """
         tried = self._tried()
-        for attempt in range(_ATTEMPTS):
+        left = self._left(tried)
+        if left is not None and not left:
+            return None
+        attempts = _ATTEMPTS if left is None else _ATTEMPTS_OF_FEW
+        for attempt in range(attempts):
             trial, params = propose(self._study, self._spec, index, attempt)
             refusal = self._refusal(params, tried)
-            if refusal is None or attempt == _ATTEMPTS - 1:
+            if refusal is None or (left is None and attempt == attempts - 1):
                 break
             self._turn_down(trial.number, refusal)
-        if trial_id is not None:
-            trial.set_user_attr(_TRIAL_ID, trial_id)
+        else:
+            assert left is not None
+            trial, params = propose_point(self._study, self._spec, index, left)
+        trial.set_user_attr(_TRIAL_ID, trial_id)
+        self._numbers[trial_id] = trial.number
         return trial.number, params
 
     def _refusal(self, params: Mapping[str, Value], tried: list[dict[str, Value]]) -> str | None:
@@ -125,16 +140,19 @@ class Proposals:
         return None
 
     def _tried(self) -> list[dict[str, Value]]:
-        """Settings of the space that have been or are being tried; none where all were."""
+        """Settings of the space that have been or are being tried."""
         for stored in self._study.get_trials(deepcopy=False)[self._seen :]:
             if _TURNED_DOWN not in stored.user_attrs:
                 self._settings.append(self._spec.completed(stored.params))
             self._seen += 1
-        size = grid_size(self._spec)
-        if size is not None and len({tuple(p.items()) for p in self._settings}) >= size:
-            # A space gone through is gone through again.
-            return []
         return self._settings
+
+    def _left(self, tried: list[dict[str, Value]]) -> list[dict[str, Value]] | None:
+        """Points of a space of few that are worth a trial; None for a space of many."""
+        if self._points is None:
+            return None
+        known = {frozenset(params.items()) for params in tried}
+        return [p for p in self._points if frozenset(self._spec.completed(p).items()) not in known]
 
     def _turn_down(self, number: int, reason: str) -> None:
         import optuna
@@ -154,49 +172,84 @@ class Proposals:
         """Report the end of a trial: its objectives, or that it failed or was stopped early."""
         import optuna
 
-        state = {
+        number = self._numbers.get(trial.trial_id)
+        if number is None:
+            self._add(trial)
+            return
+        stored = self._study.get_trials(deepcopy=False)[number]
+        if stored.state.is_finished():
+            return
+        if trial.reason is not None:
+            self._attribute(number, _REASON, trial.reason)
+        # The trial may have been proposed by an earlier process: no object of it is kept.
+        self._constrain(optuna.trial.Trial(self._study, stored._trial_id), trial)
+        self._study.tell(number, self._values(trial), state=self._state(trial))
+
+    def _add(self, trial: TrialRecord) -> None:
+        """Store a trial that no proposal of the storage became.
+
+        Of a baseline the sampler learns where it lies in the search space and has a result.
+        """
+        import optuna
+
+        point = coordinates(self._spec, trial.params)
+        if point is None or (trial.baseline and trial.state != "complete"):
+            return
+        point = flat_point(self._spec, point)
+        added = optuna.trial.create_trial(
+            state=self._state(trial),
+            params=point,
+            distributions={key: distribution(self._spec.dimensions[key]) for key in point},
+            values=self._values(trial),
+            user_attrs={_TRIAL_ID: trial.trial_id}
+            | ({} if trial.reason is None else {_REASON: trial.reason}),
+        )
+        self._constrain(added, trial)
+        self._numbers[trial.trial_id] = len(self._study.get_trials(deepcopy=False))
+        self._study.add_trial(added)
+
+    def _holds(self, stored: optuna.trial.FrozenTrial, trial: TrialRecord) -> bool:
+        """Whether a stored trial has the parameters of the journal's trial of its id."""
+        point = coordinates(self._spec, trial.params)
+        return point is not None and point.items() <= stored.params.items()
+
+    def _values(self, trial: TrialRecord) -> list[float] | None:
+        return trial.values(self._spec.objectives) if trial.state == "complete" else None
+
+    def _state(self, trial: TrialRecord) -> optuna.trial.TrialState:
+        import optuna
+
+        return {
+            "running": optuna.trial.TrialState.RUNNING,
             "complete": optuna.trial.TrialState.COMPLETE,
             "pruned": optuna.trial.TrialState.PRUNED,
             "failed": optuna.trial.TrialState.FAIL,
         }[trial.state]
-        values = trial.values(self._spec.objectives) if trial.state == "complete" else None
-        if trial.optuna_number is None:
-            if values is not None:
-                self._teach(trial, values)
-            return
-        self._attribute(trial.optuna_number, _TRIAL_ID, trial.trial_id)
-        if trial.reason is not None:
-            self._attribute(trial.optuna_number, _REASON, trial.reason)
-        stored = self._study.get_trials(deepcopy=False)[trial.optuna_number]
-        if not stored.state.is_finished() and values is not None:
-            # The trial may have been proposed by an earlier process: no object of it is kept.
-            self._constrain(optuna.trial.Trial(self._study, stored._trial_id), trial)
-        self._study.tell(trial.optuna_number, values, state=state, skip_if_finished=True)
-
-    def _teach(self, trial: TrialRecord, values: list[float]) -> None:
-        """Let the sampler learn from a baseline that lies in the search space."""
-        import optuna
-
-        point = coordinates(self._spec, trial.params)
-        if point is None:
-            return
-        point = flat_point(self._spec, point)
-        taught = optuna.trial.create_trial(
-            params=point,
-            distributions={key: distribution(self._spec.dimensions[key]) for key in point},
-            values=values,
-            user_attrs={_TRIAL_ID: trial.trial_id},
-        )
-        self._constrain(taught, trial)
-        self._study.add_trial(taught)
 
     def _constrain(
         self, stored: optuna.trial.Trial | optuna.trial.FrozenTrial, trial: TrialRecord
     ) -> None:
-        """Tell the sampler by how much a complete trial breaks each constraint."""
+        """Tell the sampler by how much a trial breaks each constraint.
+
+        What a trial costs is known from its first epoch. What it would have learned is not: one
+        that was stopped while it broke such a constraint ranks behind all that ran to their end.
+        """
+        if trial.state not in ("complete", "pruned"):
+            return
         for constraint in self._spec.constraints:
             excess = constraint.excess(trial.values([constraint.metric])[0])
+            if trial.state == "pruned" and excess > 0 and constraint.metric not in STATIC:
+                excess += self._worst(constraint.metric)
             stored.set_constraint(constraint.metric, min(excess, sys.float_info.max))
+
+    def _worst(self, metric: str) -> float:
+        """The largest excess of a complete trial over the constraint on a metric, or 0."""
+        import optuna
+
+        complete = [optuna.trial.TrialState.COMPLETE]
+        stored = self._study.get_trials(deepcopy=False, states=complete)
+        excesses: list[float] = [trial.constraints.get(metric, 0.0) for trial in stored]
+        return max([0.0, *excesses])
 
 
 def _same(spec: StudySpec, first: Mapping[str, Value], second: Mapping[str, Value]) -> bool:

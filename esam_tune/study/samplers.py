@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,6 +62,19 @@ def propose(
     own = spec.searched_with(optimizer)
     params |= {key: suggest(trial, key, d) for key, d in searched.items() if key in own}
     return trial, spec.completed(params)
+
+
+def propose_point(
+    study: optuna.Study, spec: StudySpec, index: int, points: Sequence[Mapping[str, Value]]
+) -> tuple[optuna.Trial, dict[str, Value]]:
+    """Take one of some points at random, as :func:`propose` does of the whole space."""
+    point = points[int(np.random.default_rng([spec.seed, index]).integers(len(points)))]
+    study.sampler = _Point(flat_point(spec, point))
+    trial = study.ask()
+    dimensions = spec.dimensions if spec.sampler in _FLAT else point
+    for key in dimensions:
+        suggest(trial, key, spec.dimensions[key])
+    return trial, spec.completed(point)
 
 
 def build_sampler(spec: StudySpec, index: int, attempt: int = 0) -> optuna.samplers.BaseSampler:

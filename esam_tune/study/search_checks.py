@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
+from esam_tune.config import Value
 from esam_tune.errors import InputError
-from esam_tune.study.grid import float_ranges, grid_size
+from esam_tune.study.grid import admitted_points, float_ranges, grid_size
 from esam_tune.study.spec import StudySpec
 
 
@@ -17,7 +20,12 @@ def check_search(spec: StudySpec) -> None:
         InputError: naming the field.
     """
     if spec.sampler == "grid":
-        _check_grid(spec)
+        for key in float_ranges(spec):
+            raise InputError(
+                f"search.{key}",
+                "must be choices for sampler grid, got a range of numbers",
+                f"write `{key}: {{choices: [...]}}` or use sampler qmc",
+            )
     stopping, epochs = spec.early_stopping, spec.training.epochs
     if stopping.kind != "none" and (stopping.grace_epochs or 0) >= epochs > 1:
         raise InputError(
@@ -27,17 +35,23 @@ def check_search(spec: StudySpec) -> None:
         )
 
 
-def _check_grid(spec: StudySpec) -> None:
-    for key in float_ranges(spec):
-        raise InputError(
-            f"search.{key}",
-            "must be choices for sampler grid, got a range of numbers",
-            f"write `{key}: {{choices: [...]}}` or use sampler qmc",
-        )
-    size = grid_size(spec)
-    if size is not None and spec.trials > size:
-        raise InputError(
-            "trials",
-            f"must be at most {size}, the points of the grid, got {spec.trials}",
-            "lower it or add choices",
-        )
+def check_budget(spec: StudySpec, admits: Callable[[Mapping[str, Value]], bool]) -> None:
+    """Require that the space holds as many settings as are to be tried.
+
+    Args:
+        spec: with the command line's overrides.
+        admits: whether a setting's predicted cost keeps the constraints.
+
+    Raises:
+        InputError: naming the budget.
+    """
+    points = admitted_points(spec, admits)
+    size = grid_size(spec) if points is None else len(points)
+    if size is None or spec.trials <= size:
+        return
+    kept = "" if size == grid_size(spec) else " that may keep the constraints on cost"
+    raise InputError(
+        "trials",
+        f"must be at most {size}, the settings of the space{kept}, got {spec.trials}",
+        "lower it, or widen the search",
+    )

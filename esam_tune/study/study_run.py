@@ -72,7 +72,10 @@ class StudyRun:
             return self._start(baseline.label, dict(baseline.params), baseline=True, number=None)
         if self.record.remaining > 0:
             index = self.record.spec.trials - self.record.remaining
-            number, params = self._proposals.ask(index, self._next_id())
+            proposed = self._proposals.ask(index, self._next_id())
+            if proposed is None:
+                return None
+            number, params = proposed
             return self._start(describe_params(params), params, baseline=False, number=number)
         return None
 
@@ -113,13 +116,16 @@ class StudyRun:
         spec = self.record.spec
         if failure:
             return "failed", failure
+        values = zip(spec.objectives, trial.values(spec.objectives), strict=True)
+        lacking = [key for key, value in values if not math.isfinite(value)]
         if trial.epochs < spec.training.epochs:
             reached = f"after epoch {trial.epochs} of {spec.training.epochs}"
             if trial.trial_id in self._stopped:
+                # A value that is no number cannot fall behind: the trial is broken.
+                if lacking:
+                    return "failed", f"{lacking[0]} is not finite {reached}"
                 return "pruned", self._reason(trial.trial_id) or f"stopped early {reached}"
             return "failed", f"ended {reached}"
-        values = zip(spec.objectives, trial.values(spec.objectives), strict=True)
-        lacking = [key for key, value in values if not math.isfinite(value)]
         if lacking:
             return "failed", f"{lacking[0]} is not finite after the last epoch"
         return "complete", None

@@ -13,7 +13,7 @@ from esam_tune.study.record import StudyRecord
 from esam_tune.study.rungs import MARGIN, Objectives, Rungs, rung_epochs
 
 # Objectives that tell what a step costs, not what was learned: no epoch changes them but by noise.
-_STATIC = (*COST_METRICS, EPOCH_SECONDS, IMAGES_PER_SECOND)
+STATIC = (*COST_METRICS, EPOCH_SECONDS, IMAGES_PER_SECOND)
 
 
 class StudyRungs:
@@ -38,7 +38,7 @@ class StudyRungs:
             () if stopping.kind == "none" else rung_epochs(grace, stopping.eta, last),
             stopping.eta,
             Objectives(
-                static=tuple(key in _STATIC for key in self._objectives),
+                static=tuple(key in STATIC for key in self._objectives),
                 contender_margin=0.0 if spec.baselines else math.log1p(MARGIN),
             ),
         )
@@ -69,6 +69,6 @@ class StudyRungs:
         """A metric as the rungs take it: minimised, of a cost the logarithm."""
         if value is None:
             return math.nan
-        if key in _STATIC:
+        if key in STATIC:
             value = math.log(value) if value > 0 else math.nan
         return -value if self._objectives[key] == "max" else value
