@@ -21,7 +21,7 @@ from esam_tune.study.feasibility import PredictedCost
 from esam_tune.study.folder import StudyFolder
 from esam_tune.study.node_data import check_all_nodes_have
 from esam_tune.study.placement import Placement
-from esam_tune.study.preflight import Plan, SweepOptions, preflight
+from esam_tune.study.preflight import Plan, SweepOptions, check_plan, draw_up, preflight
 from esam_tune.study.progress import Progress
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.results import DEFAULT_RULE, summarise, write_results
@@ -75,7 +75,9 @@ def sweep(
     plan = preflight(space, overrides, options)
     with stop_on_signals() as stop, plan.folder.lock():
         # Another process may have made or ended the study between the check and the lock.
-        plan = preflight(space, overrides, options)
+        checked, plan = plan, draw_up(space, overrides, options)
+        if plan != checked:
+            check_plan(plan, options)
         with (
             cluster.connected(options.address, distributed=plan.workers > 1) as found,
             stop_on_signals(stop),
