@@ -199,11 +199,13 @@ def _preflight(settings: TrialSettings, options: TrainOptions, uri: str) -> Scal
         check_checkpoint_storage(normalise(options.checkpoint_storage))
     if uri != local_uri(options.storage):
         check_uri(uri)
-    from esam_tune.tasks.data import check_batch_size, checked_train_split
+    from esam_tune.tasks.data import check_batch_size, checked_train_split, load_split
 
     scaled = scale_settings(settings, options.workers, options.rule)
     batch_size = scaled.settings.training.batch_size
     check_batch_size(batch_size, options.workers, checked_train_split(settings.task))
+    # Found missing at the end, it would cost the whole training. Its images are not evaluated here.
+    load_split(settings.task, "test")
     return scaled
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from conftest import REPOSITORY, command_line, environment
+from image_files import write_images
 
 from esam_tune import final_training
 from esam_tune.config import trial_settings
@@ -131,3 +132,16 @@ def test_a_stopped_training_says_so_and_leaves_nothing(tmp_path, stop, code):
     said = [line for line in rest if not line.startswith("epoch ")]
     assert said == [f"esam-tune: {stop.name} ended the training; nothing is kept"]
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_test_split_that_cannot_be_read_is_found_before_the_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("ESAM_TUNE_DATA", str(tmp_path / "kept"))
+    images = write_images(tmp_path / "images", ["train", "test"], count=4)
+    (images / "test" / "bee" / "0.png").write_bytes(b"damaged")
+    task = {"dataset": "folder", "model": "small_cnn", "data_dir": str(images), "image_size": 8}
+    training = {"epochs": 1, "batch_size": 2, "lr": 0.05}
+    settings = trial_settings({**SETTINGS, "task": task, "training": training})
+    epochs = []
+    with pytest.raises(InputError, match=r"0\.png' cannot be read"):
+        train_chosen(settings, TrainOptions(storage=tmp_path / "runs", name="m"), epochs.append)
+    assert epochs == []
