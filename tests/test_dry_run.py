@@ -1,14 +1,17 @@
 """What `sweep --dry-run` tells, and that it does nothing else."""
 
+import io
 import json
 
 import jsonschema
 import pytest
 from conftest import TEST_DATA, esam_tune, write_space
+from image_files import write_images
+from rich.console import Console
 from study_events import study_spec
 
 from esam_tune.config import task_settings, training_settings
-from esam_tune.step_probe import probe_base_step
+from esam_tune.step_probe import probe_steps
 from esam_tune.study import dry_run as module
 from esam_tune.study.dry_run import dry_run
 from esam_tune.study.feasibility import PredictedCost
@@ -29,7 +32,8 @@ def planned(tmp_path, workers=None, **changes):
 def steps_of_a_second(monkeypatch):
     import esam_tune.step_probe
 
-    monkeypatch.setattr(esam_tune.step_probe, "probe_base_step", lambda *_, **__: [1.0, 1.0, 2.0])
+    timed = [1.0, 1.0, 2.0], [2.0, 2.0, 2.0]
+    monkeypatch.setattr(esam_tune.step_probe, "probe_steps", lambda *_, **__: timed)
 
 
 def test_it_tells_what_the_study_would_do_and_leaves_nothing(tmp_path):
@@ -66,6 +70,47 @@ def test_time_adds_up_steps_costs_and_evaluation(tmp_path, steps_of_a_second):
     assert estimate.low == estimate.hours
 
 
+@pytest.mark.parametrize(("concurrent", "at_once"), [(2, 2), (6, 3)])
+def test_no_more_trials_share_the_time_than_there_are(tmp_path, monkeypatch, concurrent, at_once):
+    """Six would fit; two of the search and SGD want to run, none shorter than its own time."""
+    import esam_tune.step_probe
+
+    monkeypatch.setattr(module.cluster, "local_nodes", lambda: [{"CPU": 6.0}])
+    monkeypatch.setattr(esam_tune.step_probe, "probe_steps", lambda *_, **__: ([1.0], [2.5]))
+    search = {"optimizer": "esam", "beta": 1.0, "gamma": 1.0, "rho": {"low": 0.1, "high": 1.0}}
+    plan = planned(tmp_path, trials=2, search=search, max_concurrent=concurrent)
+    found = dry_run(plan, WorkerShape(), None)
+    assert found.placement.max_concurrent == concurrent
+    assert found.document()["plan"]["max_concurrent"] == at_once
+
+    def seconds(sam):
+        one, rest = (2 * (16 * cost + 359 / 64 / 3) + 48 for cost in (1.0, sam))
+        return max((one + 2 * rest) / at_once, rest) + module._RAY_SECONDS
+
+    # SAM's steps take 2.5 times a base step's, and are counted as twice as dear.
+    assert found.estimate.sam_time_ratio == 2.5
+    assert found.estimate.sam_flops_ratio == pytest.approx(2.0)
+    assert found.estimate.hours * 3600 == pytest.approx(seconds(2.5))
+    assert found.estimate.low * 3600 == pytest.approx(seconds(2.0))
+    assert found.estimate.high == found.estimate.hours
+    printed = Console(file=io.StringIO(), width=200)
+    found.print(printed)
+    text = printed.file.getvalue()
+    assert f"{at_once} at a time" in text
+    assert "SAM's take 2.50 times as long (counted: 2.00)" in text
+    assert "decoding" not in text
+
+
+def test_decoding_that_was_not_timed_is_told(tmp_path, steps_of_a_second, monkeypatch):
+    monkeypatch.setenv("ESAM_TUNE_DATA", str(tmp_path / "kept"))
+    images = write_images(tmp_path / "images", ["train", "test"], count=4)
+    task = {"dataset": "folder", "model": "small_cnn", "data_dir": str(images), "image_size": 8}
+    training = {"epochs": 2, "batch_size": 4, "lr": 0.1}
+    found = dry_run(planned(tmp_path, task=task, training=training), WorkerShape(), None)
+    assert not found.estimate.decoding_included
+    assert "decoding of images not included" in found._time()
+
+
 def test_gpus_that_are_not_here_are_not_guessed_at(tmp_path, monkeypatch):
     monkeypatch.setattr(module.cluster, "local_nodes", lambda: [{"CPU": 8.0, "GPU": 4.0}])
     found = dry_run(planned(tmp_path), WorkerShape(gpus=2), None)
@@ -82,9 +127,9 @@ def test_the_step_that_is_timed_is_the_training_s():
     task = task_settings({"dataset": "digits", "model": "small_cnn"})
     training = training_settings({"epochs": 1, "batch_size": 64, "lr": 0.1, "precision": "bf16"})
     train = load_split(task, "train")
-    timed = probe_base_step(task, training, train, 32, torch.device("cpu"), seconds=0.0)
-    assert len(timed) == 3
-    assert min(timed) > 0
+    base, sam = probe_steps(task, training, train, 32, torch.device("cpu"), seconds=0.0)
+    assert len(base) == len(sam) == 3
+    assert 0 < min(base) < max(sam)
 
 
 def test_draws_lie_between_the_ends_of_the_cost():

@@ -38,19 +38,28 @@ class Estimate:
 
     Args:
         step_seconds: of the base optimizer, median of the steps measured.
+        sam_time_ratio: of a SAM step, median time over the base optimizer's, measured.
+        sam_flops_ratio: the same as it is counted.
         measured_on: the device.
-        hours: from the median step.
-        low: hours if all steps were as fast as the fastest tenth of those measured.
-        high: hours if all were as slow as the slowest tenth.
+        hours: from the median step, what other optimizers take beyond it being as much dearer than
+            counted as SAM's.
+        low: hours if all steps were as fast as the fastest tenth of those measured, and took the
+            lesser of what is counted and what SAM's suggests.
+        high: hours if all were as slow as the slowest tenth, and took the greater.
         gpu_hours: GPUs held by trials, times the hours they are held.
+        decoding_included: whether steps were timed with all that a training waits for; False for
+            streamed images, which are decoded beside it.
     """
 
     step_seconds: float
+    sam_time_ratio: float
+    sam_flops_ratio: float
     measured_on: str
     hours: float
     low: float
     high: float
     gpu_hours: float
+    decoding_included: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +84,11 @@ class DryRun:
     allowed: float
     estimate: Estimate | None
 
+    @property
+    def at_a_time(self) -> int:
+        """Trials that run side by side, of which there may be fewer than fit."""
+        return _at_a_time(self.plan.spec, self.placement)
+
     def document(self) -> dict[str, Any]:
         """A study's JSON document without trials, and the plan."""
         spec, folder = self.plan.spec, self.plan.folder
@@ -92,7 +106,7 @@ class DryRun:
                 "search_trials": spec.trials,
                 "baselines": [baseline.label for baseline in spec.baselines],
                 "epochs": spec.training.epochs,
-                "max_concurrent": self.placement.max_concurrent,
+                "max_concurrent": self.at_a_time,
                 "workers_per_trial": self.plan.workers,
                 "cpus_per_worker": self.placement.threads,
                 "gpus_per_worker": self.placement.gpus_per_worker,
@@ -115,7 +129,7 @@ class DryRun:
             (
                 "trials",
                 f"{spec.trials} of the search and {len(spec.baselines)} baselines, "
-                f"{spec.training.epochs} epochs each, {placed.max_concurrent} at a time",
+                f"{spec.training.epochs} epochs each, {self.at_a_time} at a time",
             ),
             (
                 "a trial takes",
@@ -148,8 +162,11 @@ class DryRun:
         text = (
             f"{_duration(estimate.hours)} ({_duration(estimate.low)} to "
             f"{_duration(estimate.high)}), from steps of {step} "
-            f"on {estimate.measured_on}"
+            f"on {estimate.measured_on}, where SAM's take {estimate.sam_time_ratio:.2f} times as "
+            f"long (counted: {estimate.sam_flops_ratio:.2f})"
         )
+        if not estimate.decoding_included:
+            text += "; decoding of images not included"
         if estimate.gpu_hours:
             text += f"; {estimate.gpu_hours:.3g} GPU-hours"
         return text
@@ -199,12 +216,16 @@ def _first_proposals(spec: StudySpec, predicted: PredictedCost) -> list[dict[str
         return [proposed[1] for proposed in asked if proposed is not None]
 
 
+def _at_a_time(spec: StudySpec, placement: Placement) -> int:
+    return min(placement.max_concurrent, spec.trials + len(spec.baselines))
+
+
 def _estimate(
     plan: Plan, placement: Placement, predicted: PredictedCost, mean_cost: float
 ) -> Estimate | None:
     import torch
 
-    from esam_tune.step_probe import probe_base_step
+    from esam_tune.step_probe import SAM, probe_steps
     from esam_tune.tasks.data import load_split
 
     on_gpu = placement.gpus_per_worker > 0
@@ -217,34 +238,44 @@ def _estimate(
     threads = torch.get_num_threads()
     torch.set_num_threads(placement.threads)
     try:
-        timed = sorted(probe_base_step(spec.task, training, train, rows, device))
+        base, sam = probe_steps(spec.task, training, train, rows, device)
     finally:
         torch.set_num_threads(threads)
+    step, sam_ratio = statistics.median(base), statistics.median(sam) / statistics.median(base)
+    sam_counted = predicted(SAM)
+    # How much longer the part of a step beyond the base optimizer's takes than is counted.
+    longer = (sam_ratio - 1.0) / (sam_counted - 1.0)
     costs = [predicted(baseline.params) for baseline in spec.baselines]
     costs += [mean_cost] * spec.trials
     steps = len(train) // training.batch_size
     evaluated = _EVALUATION_SHARE * len(val) / training.batch_size
+    start = _GROUP_SECONDS if plan.workers > 1 else 0.0
 
-    def held(seconds: float) -> float:
-        """Seconds that all trials together hold their workers."""
-        in_steps = sum(
-            training.epochs * (steps * cost + evaluated) + _TIMED_PAIRS for cost in costs
-        )
-        start = _GROUP_SECONDS * len(costs) if plan.workers > 1 else 0.0
-        return in_steps * seconds + start
+    def held(seconds: float, longer: float) -> list[float]:
+        """Seconds that each trial holds its workers."""
+        in_steps = (1.0 + (cost - 1.0) * longer for cost in costs)
+        return [
+            (training.epochs * (steps * each + evaluated) + _TIMED_PAIRS) * seconds + start
+            for each in in_steps
+        ]
 
-    def hours(seconds: float) -> float:
-        return (held(seconds) / placement.max_concurrent + _RAY_SECONDS) / 3600
+    def hours(seconds: float, longer: float) -> float:
+        trials = held(seconds, longer)
+        # Not all that fit find work to the end.
+        elapsed = max(sum(trials) / _at_a_time(spec, placement), *trials)
+        return (elapsed + _RAY_SECONDS) / 3600
 
-    tenth = len(timed) // 10
-    step = statistics.median(timed)
+    ranked, tenth = sorted(base), len(base) // 10
     return Estimate(
         step_seconds=step,
+        sam_time_ratio=sam_ratio,
+        sam_flops_ratio=sam_counted,
         measured_on=torch.cuda.get_device_name(device) if on_gpu else "this machine's CPU",
-        hours=hours(step),
-        low=hours(timed[tenth]),
-        high=hours(timed[-1 - tenth]),
-        gpu_hours=held(step) / 3600 * plan.workers * placement.gpus_per_worker,
+        hours=hours(step, longer),
+        low=hours(ranked[tenth], min(1.0, longer)),
+        high=hours(ranked[-1 - tenth], max(1.0, longer)),
+        gpu_hours=sum(held(step, longer)) / 3600 * plan.workers * placement.gpus_per_worker,
+        decoding_included=not train.cropped_by_loader,
     )
 
 
