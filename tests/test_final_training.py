@@ -96,6 +96,16 @@ def test_the_name_is_taken_before_the_training_and_free_again_when_it_fails(on_c
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_checkpoint_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    options = TrainOptions(
+        storage=tmp_path / "runs", name="m", checkpoint_storage=str(tmp_path / "file" / "x")
+    )
+    with pytest.raises(InputError, match="--checkpoint-storage: cannot write to"):
+        train_chosen(trial_settings(SETTINGS), options, lambda metrics: None)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_weights_that_cannot_be_written_leave_no_torn_file(tmp_path, monkeypatch):
     def fail(weights, path):
         Path(path).write_bytes(b"torn")

@@ -56,3 +56,10 @@ def test_a_resumed_study_keeps_its_workers_and_where_its_checkpoints_are(tmp_pat
 
 def test_worker_counts_as_they_are_typed():
     assert [workers_text(None, 4), workers_text(2, 4)] == ["4", "2-4"]
+
+
+def test_a_checkpoint_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="--checkpoint-storage: cannot write to"):
+        planned(tmp_path / "runs", checkpoint_storage=str(tmp_path / "file" / "x"))
+    assert not (tmp_path / "runs").exists()
