@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import posixpath
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
@@ -189,6 +190,27 @@ def remove_token(where: str, path: str) -> None:
         open_storage(where)[0].delete_file(path)
 
 
+@contextmanager
+def token(where: str) -> Iterator[tuple[str, str]]:
+    """What :func:`write_token` writes, for the time of the block; folders made for it go, too.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    above = [] if is_remote(where) else [Path(where), *Path(where).parents]
+    made = [folder for folder in above if not folder.exists()]
+    try:
+        path, content = write_token(where)
+        try:
+            yield path, content
+        finally:
+            remove_token(where, path)
+    finally:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
 def remove(where: str) -> None:
     """Remove a place and all below it, if it is there."""
     from pyarrow import fs
@@ -208,10 +230,9 @@ def check_checkpoint_storage(where: str, field: str = OPTION) -> None:
     Raises:
         InputError: naming the option.
     """
-    made = [] if is_remote(where) else _missing(Path(where))
     try:
-        path, _ = write_token(where)
-        remove_token(where, path)
+        with token(where):
+            pass
     except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
@@ -221,12 +242,3 @@ def check_checkpoint_storage(where: str, field: str = OPTION) -> None:
             if is_remote(where)
             else "choose a folder you can write to",
         ) from None
-    finally:
-        for folder in made:
-            with suppress(OSError):
-                folder.rmdir()
-
-
-def _missing(folder: Path) -> list[Path]:
-    """The folder and those above it that do not exist, innermost first."""
-    return [path for path in (folder, *folder.parents) if not path.exists()]

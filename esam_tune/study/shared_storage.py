@@ -15,6 +15,7 @@ from esam_tune.checkpoint_storage import (
     is_remote,
     read_token,
     remove_token,
+    token,
     write_token,
 )
 from esam_tune.errors import InputError
@@ -51,13 +52,10 @@ def check_all_nodes_see(where: str, field: str, *, ask: Ask = peers.ask) -> None
             )
         return
     check_checkpoint_storage(where, field)
-    path, content = write_token(where)
-    try:
+    with token(where) as (path, content):
         answers = ask(others, exchange_tokens, where, path, seconds=_ANSWER_SECONDS)
-    finally:
-        remove_token(where, path)
-    for peer, answer in zip(others, answers, strict=True):
-        problem = _problem(where, content, answer)
+        problems = [_problem(where, content, answer) for answer in answers]
+    for peer, answer, problem in zip(others, answers, problems, strict=True):
         if problem:
             raise InputError(field, f"node {peer.address} {problem}", _remedy(where, answer))
 
