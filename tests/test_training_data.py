@@ -1,7 +1,10 @@
 """Training on augmented images: that it resumes exactly, and that a step's passes see the same."""
 
+import multiprocessing
+
 import pytest
 import torch
+from image_files import write_images
 from test_training import Reports, assert_same_weights, trained
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -65,3 +68,28 @@ def test_all_passes_of_a_step_see_the_same_augmented_images():
         known = {image.numpy().tobytes() for image in clean}
         assert {image.numpy().tobytes() for image in last} <= known
     assert not torch.equal(steps[0][0], steps[1][0])
+
+
+def test_a_run_on_streamed_images_resumes_bit_for_bit_and_leaves_no_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("ESAM_TUNE_DATA", str(tmp_path / "kept"))
+    images = write_images(tmp_path / "images", ["train", "test"], count=12)
+    plain = {"dataset": "folder", "model": "small_cnn", "data_dir": str(images), "image_size": 8}
+    run = trial_settings(
+        {
+            "task": {**plain, "augment": "crop_flip"},
+            "training": {"epochs": 2, "batch_size": 8, "lr": 0.05},
+            "params": {"optimizer": "esam", "beta": 0.5, "gamma": 0.5},
+        }
+    )
+    before = multiprocessing.active_children()
+    reports, model = trained(run)
+    cut = Reports(die_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(run, cut)
+    torch.manual_seed(4)
+    rest, resumed = trained(run, resume=cut.states[0])
+    assert cut.exact() + rest.exact() == reports.exact()
+    assert_same_weights(resumed.state_dict(), model.state_dict())
+    assert multiprocessing.active_children() == before
+    middle = trial_settings({**run.to_dict(), "task": {**plain, "augment": "none"}})
+    assert trained(middle)[0].exact() != reports.exact()
