@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from esam_tune.study.study_rungs import STATIC
 
 if TYPE_CHECKING:
     import optuna
+
+_log = logging.getLogger(__name__)
 
 # User attributes of Optuna's trials.
 _TRIAL_ID = "esam_tune.trial_id"
@@ -116,6 +119,7 @@ class Proposals:
         tried = self._tried()
         left = self._left(tried)
         if left is not None and not left:
+            _log.warning("every setting of the space that may keep the constraints has been tried")
             return None
         attempts = _ATTEMPTS if left is None else _ATTEMPTS_OF_FEW
         for attempt in range(attempts):
