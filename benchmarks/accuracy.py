@@ -25,7 +25,8 @@ from typing import Any, Protocol
 
 from scipy import stats
 
-from esam_tune.config import Value, complete_params, trial_settings
+from esam_tune.config import complete_params, trial_settings
+from esam_tune.domains import Value
 from esam_tune.study.space import load_space
 
 SPACE = Path(__file__).parent.parent / "search_spaces" / "digits_noisy.yaml"

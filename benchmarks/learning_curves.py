@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import qmc
 
-from esam_tune.config import Value, trial_settings
+from esam_tune.config import trial_settings
+from esam_tune.domains import Value
 from esam_tune.study.space import load_space
 from esam_tune.study.spec import StudySpec
 

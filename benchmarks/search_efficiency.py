@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from esam_tune import pareto
-from esam_tune.config import Value
+from esam_tune.domains import Value
 from esam_tune.study.rungs import Objectives, Rungs, rung_epochs
 from esam_tune.study.space import parse_space
 from esam_tune.study.spec import Range, StudySpec

@@ -17,7 +17,8 @@ from torch.optim import lr_scheduler
 
 from esam_tune import metrics as keys
 from esam_tune.computation import Computation
-from esam_tune.config import OPTIMIZERS, TrainingSettings, TrialSettings, Value
+from esam_tune.config import OPTIMIZERS, TrainingSettings, TrialSettings
+from esam_tune.domains import Value
 from esam_tune.optim import (
     ESAM,
     MSAM,

@@ -23,7 +23,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from esam_tune.config import COUNT, TrialSettings
+from esam_tune.config import TrialSettings
+from esam_tune.domains import COUNT
 from esam_tune.errors import InputError, choose_from
 
 FIXED_GLOBAL, PER_WORKER = "fixed-global", "per-worker"

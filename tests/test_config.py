@@ -17,7 +17,6 @@ from esam_tune.config import (
     TASK,
     TRAINING,
     TRIAL_TRAINING,
-    Domain,
     TaskSettings,
     TrainingSettings,
     complete_params,
@@ -25,6 +24,7 @@ from esam_tune.config import (
     training_settings,
     trial_settings,
 )
+from esam_tune.domains import Domain
 from esam_tune.errors import InputError, choose_from
 
 VALUES = st.one_of(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from esam_tune.config import COUNT, SEED, Domain
+from esam_tune.domains import COUNT, SEED, Domain
 from esam_tune.errors import InputError, choose_from
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143

@@ -19,7 +19,7 @@ from esam_tune.cli.arguments import (
     tracking_uri,
 )
 from esam_tune.cli.worker_options import add_worker_resources, worker_shape
-from esam_tune.config import Domain
+from esam_tune.domains import Domain
 from esam_tune.worker_scaling import LR_RULES
 
 if TYPE_CHECKING:

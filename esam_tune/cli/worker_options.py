@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from esam_tune.cli.arguments import count, integer
-from esam_tune.config import COUNT, Domain
+from esam_tune.domains import COUNT, Domain
 from esam_tune.errors import InputError
 from esam_tune.trial import MAX_FAILURES
 from esam_tune.worker_scaling import BATCH_RULES, FIXED_GLOBAL, LR_RULES, WorkerRule

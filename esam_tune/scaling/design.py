@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, get_args
 
-from esam_tune.config import COUNT, TRIAL_TRAINING, TrialSettings, Value, complete_params
+from esam_tune.config import TRIAL_TRAINING, TrialSettings, complete_params
+from esam_tune.domains import COUNT, Value
 from esam_tune.errors import InputError, choose_from
 from esam_tune.scaling.records import Cell
 from esam_tune.worker_scaling import (

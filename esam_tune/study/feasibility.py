@@ -11,7 +11,8 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from esam_tune import metrics as keys
-from esam_tune.config import OPTIMIZERS, TaskSettings, Value, complete_params
+from esam_tune.config import OPTIMIZERS, TaskSettings, complete_params
+from esam_tune.domains import Value
 from esam_tune.errors import InputError
 from esam_tune.study.spec import Choice, Constraint, Dimension, Range, StudySpec
 

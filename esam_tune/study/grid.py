@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 
-from esam_tune.config import Value
+from esam_tune.domains import Value
 from esam_tune.study.spec import Choice, Dimension, Range, StudySpec
 
 # Settings that are looked at one by one, within a second or so.

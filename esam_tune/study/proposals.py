@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esam_tune.config import Value
+from esam_tune.domains import Value
 from esam_tune.study.grid import admitted_points
 from esam_tune.study.optuna_storage import open_optuna_storage
 from esam_tune.study.record import StudyRecord, TrialRecord

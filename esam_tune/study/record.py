@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from esam_tune import journal, pareto
-from esam_tune.config import Value
+from esam_tune.domains import Value
 from esam_tune.journal import Event
 from esam_tune.metrics import METRICS
 from esam_tune.pareto import Rule

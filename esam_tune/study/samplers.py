@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import optuna
 
-from esam_tune.config import Value
+from esam_tune.domains import Value
 from esam_tune.study.grid import grid_points
 from esam_tune.study.spec import Choice, Dimension, StudySpec
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from esam_tune.config import Value
+from esam_tune.domains import Value
 from esam_tune.errors import InputError
 from esam_tune.study.grid import admitted_points, float_ranges, grid_size
 from esam_tune.study.spec import StudySpec

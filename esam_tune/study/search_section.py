@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from esam_tune.config import HYPERPARAMETERS, OPTIMIZERS, PARAMETERS, Domain, Value, check_keys
+from esam_tune.config import HYPERPARAMETERS, OPTIMIZERS, PARAMETERS
+from esam_tune.domains import Domain, Value, check_keys
 from esam_tune.errors import InputError
 from esam_tune.study.spec import Choice, Dimension, Range
 

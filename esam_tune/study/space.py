@@ -7,16 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from esam_tune.config import (
-    COUNT,
-    PARAMETERS,
-    SEED,
-    Domain,
-    check_keys,
-    complete_params,
-    task_settings,
-    training_settings,
-)
+from esam_tune.config import PARAMETERS, complete_params, task_settings, training_settings
+from esam_tune.domains import COUNT, SEED, Domain, check_keys
 from esam_tune.errors import InputError
 from esam_tune.metrics import OBJECTIVES, Direction
 from esam_tune.study.search_section import search_section

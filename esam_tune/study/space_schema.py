@@ -6,17 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from esam_tune.config import (
-    COUNT,
-    OPTIMIZERS,
-    PARAMETERS,
-    SEED,
-    TASK,
-    TRAINING,
-    Domain,
-    TaskSettings,
-    TrainingSettings,
-)
+from esam_tune.config import OPTIMIZERS, PARAMETERS, TASK, TRAINING, TaskSettings, TrainingSettings
+from esam_tune.domains import COUNT, SEED, Domain
 from esam_tune.metrics import METRICS, OBJECTIVES
 from esam_tune.study.space import CONSTRAINT, EARLY_STOPPING, REQUIRED, SAMPLER
 

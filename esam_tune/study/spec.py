@@ -12,10 +12,10 @@ from esam_tune.config import (
     TaskSettings,
     TrainingSettings,
     TrialSettings,
-    Value,
     complete_params,
     trial_settings,
 )
+from esam_tune.domains import Value
 from esam_tune.metrics import Direction
 
 # How a study's settings are proposed, see esam_tune.study.samplers.

@@ -10,7 +10,7 @@ from typing import Any
 from esam_tune import journal
 from esam_tune import metrics as keys
 from esam_tune.checkpoint_storage import holds_checkpoint
-from esam_tune.config import Value
+from esam_tune.domains import Value
 from esam_tune.journal import Event, Journal
 from esam_tune.metrics import reported
 from esam_tune.study.proposals import Proposals
