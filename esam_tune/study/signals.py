@@ -32,6 +32,7 @@ def raise_on_signals() -> Iterator[None]:
         Stopped: then.
     """
 
+    received: list[signal.Signals] = []
     owner = os.getpid()
 
     def leave(number: int, _frame: FrameType | None) -> NoReturn:
@@ -40,11 +41,18 @@ def raise_on_signals() -> Iterator[None]:
             os._exit(128 + number)
         for name in _WATCHED:
             signal.signal(name, signal.SIG_DFL)
-        raise Stopped(signal.Signals(number))
+        received.append(signal.Signals(number))
+        # The one exception that Ray's C++ waits let through.
+        raise KeyboardInterrupt
 
     before = {name: signal.signal(name, leave) for name in _WATCHED}
     try:
         yield
+    except BaseException:
+        # Whatever it turned into on its way up.
+        if received:
+            raise Stopped(received[0]) from None
+        raise
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)

@@ -1,0 +1,47 @@
+"""Signals that end a block: what is raised, whatever the block makes of it on the way."""
+
+import os
+import signal
+
+import pytest
+
+from esam_tune.study.signals import Stopped, raise_on_signals
+
+BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+
+
+@BOTH
+def test_a_signal_leaves_the_block_and_the_handlers_come_back(number):
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped) as stopped, raise_on_signals():
+        signal.raise_signal(number)
+    assert stopped.value.signal is number
+    assert signal.getsignal(number) is before
+
+
+@BOTH
+def test_an_error_that_a_signal_was_turned_into_is_still_the_signal(number):
+    def wait():
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise SystemError("a result with an exception set") from None
+
+    with pytest.raises(Stopped) as stopped, raise_on_signals():
+        wait()
+    assert stopped.value.signal is number
+
+
+def test_what_no_signal_caused_is_left_alone():
+    with pytest.raises(ValueError, match="of its own"), raise_on_signals():
+        raise ValueError("of its own")
+
+
+def test_a_forked_child_just_ends():
+    with raise_on_signals():
+        child = os.fork()
+        if child == 0:
+            signal.raise_signal(signal.SIGTERM)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 143
