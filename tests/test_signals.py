@@ -2,9 +2,13 @@
 
 import os
 import signal
+import threading
+import time
 
 import pytest
+import ray
 
+from esam_tune.study import cluster
 from esam_tune.study.signals import Stopped, raise_on_signals
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -45,3 +49,17 @@ def test_a_forked_child_just_ends():
             os._exit(0)
         _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 143
+
+
+@pytest.mark.ray
+def test_a_wait_for_ray_ends_at_the_signal():
+    def wait():
+        with cluster.connected(None, distributed=False):
+            endless = ray.remote(lambda: time.sleep(600)).remote()
+            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            ray.wait([endless], timeout=60)
+
+    with pytest.raises(Stopped) as stopped, raise_on_signals():
+        wait()
+    assert stopped.value.signal is signal.SIGTERM
+    assert not ray.is_initialized()
