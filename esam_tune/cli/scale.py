@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esam_tune.cli.arguments import (
     DONE,
+    INTERRUPTED,
+    TERMINATED,
     add_address,
     add_json,
     add_tracking_uri,
@@ -87,31 +90,34 @@ def run(options: argparse.Namespace) -> int:
 
     from esam_tune.config import trial_settings
     from esam_tune.scaling.study import ScaleOptions, default_name, scale
+    from esam_tune.study.signals import Stopped, raise_on_signals
     from esam_tune.study.space import check_name
     from esam_tune.yaml_file import read_yaml
 
     settings = trial_settings(read_yaml(options.settings, "SETTINGS"))
     progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     name = options.name or default_name(options.storage, options.mode)
-    document = scale(
-        settings,
-        ScaleOptions(
-            storage=options.storage,
-            name=check_name("--name", name),
-            workers=options.workers,
-            mode=options.mode,
-            lr_rule=options.lr_rule,
-            rounds=options.rounds,
-            steps=options.steps,
-            predict_to=options.predict_to,
-            network=options.network,
-            accuracy=options.accuracy,
-            shape=worker_shape(options),
-            tracking_uri=tracking_uri(options),
-            address=options.address,
-        ),
-        progress.print,
+    how = ScaleOptions(
+        storage=options.storage,
+        name=check_name("--name", name),
+        workers=options.workers,
+        mode=options.mode,
+        lr_rule=options.lr_rule,
+        rounds=options.rounds,
+        steps=options.steps,
+        predict_to=options.predict_to,
+        network=options.network,
+        accuracy=options.accuracy,
+        shape=worker_shape(options),
+        tracking_uri=tracking_uri(options),
+        address=options.address,
     )
+    try:
+        with raise_on_signals():
+            document = scale(settings, how, progress.print)
+    except Stopped as stop:
+        progress.print(f"esam-tune: {stop.signal.name} ended the scaling study")
+        return TERMINATED if stop.signal is signal.SIGTERM else INTERRUPTED
     if options.json:
         print_json(document)
     else:

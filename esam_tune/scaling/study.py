@@ -9,7 +9,6 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,8 @@ from esam_tune.scaling.estimates import FITTED, RESAMPLES, estimator_for
 from esam_tune.scaling.records import Measurement, Plan
 from esam_tune.scaling.timings import Timings
 from esam_tune.study import cluster
-from esam_tune.study.folder import check_storage
+from esam_tune.study.folder import check_storage, reserved_folder
+from esam_tune.study.node_data import check_all_nodes_have
 from esam_tune.study.placement import WorkerShape, place
 from esam_tune.study.spec import describe_params
 from esam_tune.tracking.scaling import log_scaling
@@ -98,21 +98,24 @@ def scale(
     """
     uri = options.tracking_uri or local_uri(options.storage)
     laid_out = _preflight(settings, options, uri)
+    # Taken before the long part, so that no other study takes the name meanwhile.
+    with reserved_folder((options.storage / FOLDER / options.name).absolute(), "--name") as folder:
+        return _run(settings, options, laid_out, uri, folder, progress)
+
+
+def _run(
+    settings: TrialSettings,
+    options: ScaleOptions,
+    laid_out: Design,
+    uri: str,
+    folder: Path,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
     plan = Plan(
         cells=laid_out.cells(), rounds=options.rounds, steps=options.steps, seed=settings.seed
     )
     started, load = time.time(), os.getloadavg()[0]
-    folder = (options.storage / FOLDER / options.name).absolute()
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    # Taken before the long part, so that no other study takes the name meanwhile.
-    folder.mkdir(parents=True)
-    try:
-        measurement, accuracies = _measure(laid_out, plan, options, progress)
-    except BaseException:
-        for path in made:
-            with suppress(OSError):
-                path.rmdir()
-        raise
+    measurement, accuracies = _measure(laid_out, plan, options, progress)
     # What was measured is kept whatever happens to what is made of it.
     _write(measurement.to_dict(), folder / "samples.json")
     progress("fitting the model")
@@ -193,6 +196,7 @@ def _measure(
         placement = place(nodes, largest, 1, "--workers", shape=options.shape)
         training = laid_out.methods[laid_out.chosen].training
         check_precision(training, gpu=placement.gpus_per_worker > 0)
+        check_all_nodes_have(laid_out.methods[laid_out.chosen].task, placement.gpus_per_worker)
         counts = ", ".join(map(str, laid_out.counts))
         then = ", then training each to its end" if trainings else ""
         progress(f"measuring {len(laid_out.methods)} methods on {counts} workers{then}")

@@ -1,6 +1,9 @@
 """A study from start to end, on times that a known model made instead of a cluster."""
 
 import json
+import os
+import signal
+import time
 from contextlib import contextmanager
 
 import jsonschema
@@ -49,6 +52,7 @@ def cluster(monkeypatch):
     monkeypatch.setattr("esam_tune.study.cluster.connected", made.connected)
     monkeypatch.setattr("esam_tune.study.cluster.local_nodes", lambda: NODES)
     monkeypatch.setattr("esam_tune.scaling.group.run_study", made.run_study)
+    monkeypatch.setattr("esam_tune.study.peers.peers", lambda gpus: [])
     return made
 
 
@@ -130,6 +134,18 @@ def test_a_failed_study_says_so_and_leaves_nothing(scale, cluster, tmp_path):
     assert code == 1
     assert printed.err.splitlines()[-1] == "esam-tune: the study failed: DivergedError: sgd"
     assert printed.out == ""
+    assert not (tmp_path / "runs" / "scaling").exists()
+
+
+def test_a_signal_ends_it_with_its_code_and_one_line(scale, cluster, tmp_path, monkeypatch):
+    def interrupted(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr("esam_tune.scaling.group.run_study", interrupted)
+    code, printed = scale()
+    assert code == 143
+    assert printed.err.splitlines()[-1] == "esam-tune: SIGTERM ended the scaling study"
     assert not (tmp_path / "runs" / "scaling").exists()
 
 
