@@ -20,6 +20,7 @@ from accuracy import (
     METHODS,
     REFERENCE,
     Results,
+    Tunable,
     add_options,
     final_runs,
     print_table,
@@ -265,7 +266,8 @@ def main() -> None:
     parser.add_argument("--ideas", nargs="*", choices=IDEAS, default=list(IDEAS))
     options = parser.parse_args()
     results = Results(options.out, options.split_seed, train_idea)
-    wanted = {REFERENCE: METHODS[REFERENCE], **{n: TunableIdea(n) for n in options.ideas}}
+    wanted: dict[str, Tunable] = {n: TunableIdea(n) for n in options.ideas}
+    wanted = {REFERENCE: METHODS[REFERENCE], **wanted}
     settings = tuned(wanted, results, options.jobs)
     by_method = final_runs(settings, results, options.seeds, options.jobs)
     print_table(by_method, by_method[REFERENCE], options)
