@@ -1,6 +1,7 @@
 # Everything a fresh machine needs: Python 3.11 or newer, make, and a package index.
 #   make sweep   the first study, in a new environment if there is none
-#   make test    lint, types and all tests
+#   make test    lint, types and all tests but the longest
+#   make test-long   those: lost nodes, shared GPUs
 #   make clean   removes what the two made
 
 PYTHON ?= python3
@@ -16,13 +17,16 @@ STUDY ?= digits_noisy-$(shell date +%Y%m%d-%H%M%S)
 SWEEP_ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: sweep test lint clean
+.PHONY: sweep test test-long lint clean
 
 sweep: $(BIN)/.installed
 	$(BIN)/esam-tune sweep search_spaces/digits_noisy.yaml --name $(STUDY) --storage $(STORAGE) $(SWEEP_ARGS)
 
 test: $(BIN)/.installed-dev lint
 	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+test-long: $(BIN)/.installed-dev
+	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
 lint: $(BIN)/.installed-dev
 	$(BIN)/ruff check .

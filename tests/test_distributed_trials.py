@@ -106,6 +106,7 @@ def test_a_stopped_group_gives_its_workers_back_and_a_failed_one_says_where(tmp_
     assert setups[2]["rows_per_worker"] == 64
 
 
+@pytest.mark.long
 def test_an_elastic_group_goes_on_with_the_nodes_that_are_left(tmp_path: Path) -> None:
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     second = nodes.add_node(num_cpus=1)
@@ -213,6 +214,7 @@ def test_a_killed_driver_goes_on_from_an_object_store(
     assert not [p for p in storage.rglob("*") if p.is_file() and secret.encode() in p.read_bytes()]
 
 
+@pytest.mark.long
 @pytest.mark.e2e
 def test_two_workers_share_a_gpu_on_a_cluster_and_scale_the_batch(tmp_path: Path) -> None:
     settings = tmp_path / "settings.yaml"
