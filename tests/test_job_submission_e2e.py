@@ -224,6 +224,7 @@ def test_a_wrong_input_shows_in_the_status_of_its_job(cluster: JobCluster, tmp_p
     assert not (cluster.home / "runs" / "unstarted").exists()
 
 
+@pytest.mark.long
 def test_a_stopped_job_saves_its_study(cluster: JobCluster, tmp_path: Path) -> None:
     space = write_space(tmp_path, name="stopped", trials=200)
     storage = tmp_path / "storage"

@@ -78,6 +78,7 @@ def database(tmp_path_factory):
 @pytest.mark.e2e
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_study_in_postgresql_stops_trials_early_and_goes_on(tmp_path, database):
     space = write_space(
         tmp_path,
