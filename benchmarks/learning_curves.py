@@ -1,6 +1,7 @@
 """Learning curves of noisy digits, truly trained: what search_efficiency.py replays.
 
-    python benchmarks/learning_curves.py --out benchmarks/results/learning_curves_digits.parquet
+    python benchmarks/learning_curves.py --processes 2 \
+        --out benchmarks/results/learning_curves_digits.parquet
 
 Settings are quasi-random (Sobol) points of search_spaces/digits_rivals.yaml, shared out among its
 optimizers in proportion to how many searched parameters each reads, and the space's baselines.
@@ -16,6 +17,8 @@ import json
 import platform
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +64,14 @@ def wanted(spec: StudySpec, count: int) -> Iterator[tuple[str, dict[str, Value]]
             yield f"{number:03d}", settings[number]
 
 
-def train_one(spec: StudySpec, params: Mapping[str, Value]) -> list[dict[str, float]]:
-    """Metrics of each epoch; fewer epochs than asked for when the loss became infinite."""
+def train_one(spec: StudySpec, name: str, params: Mapping[str, Value]) -> dict[str, Any]:
+    """A run with its epochs' metrics, fewer than asked for when the loss became infinite."""
     import torch
 
     from esam_tune.training import DivergedError, train
 
     torch.set_num_threads(1)
+    start = time.perf_counter()
     epochs: list[dict[str, float]] = []
 
     def report(metrics: dict[str, float], _state: object) -> None:
@@ -77,11 +81,12 @@ def train_one(spec: StudySpec, params: Mapping[str, Value]) -> list[dict[str, fl
         train(trial_settings(spec.settings(params, {}).to_dict()), report)
     except DivergedError as error:
         print(f"diverged: {error}")
-    return epochs
+    print(f"{name} {params} {time.perf_counter() - start:.1f} s", flush=True)
+    return {"name": name, "params": params, "epochs": epochs}
 
 
-def make(out: Path, count: int, *, write_now: bool) -> None:
-    """Train what is missing and write the Parquet file."""
+def make(out: Path, count: int, *, processes: int, write_now: bool) -> None:
+    """Train what is missing, so many runs at a time, and write the Parquet file."""
     spec = load_space(SPACE)
     kept = out.with_suffix(".jsonl")
     lines = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
@@ -89,16 +94,20 @@ def make(out: Path, count: int, *, write_now: bool) -> None:
     if write_now:
         write(out, spec, [runs[name] for name, _ in wanted(spec, count) if name in runs])
         return
-    for name, params in wanted(spec, count):
-        if name in runs and runs[name]["params"] == params:
-            continue
-        start = time.perf_counter()
-        run = {"name": name, "params": params, "epochs": train_one(spec, params)}
-        runs[name] = run
-        with kept.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(run) + "\n")
-        print(f"{len(runs)}/{count + len(spec.baselines)} {name} {params}", end=" ")
-        print(f"{time.perf_counter() - start:.1f} s", flush=True)
+    missing = [
+        (name, params)
+        for name, params in wanted(spec, count)
+        if name not in runs or runs[name]["params"] != params
+    ]
+    # Spawned, for torch's threads do not survive a fork.
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        trainings = [pool.submit(train_one, spec, *run) for run in missing]
+        for training in as_completed(trainings):
+            run = training.result()
+            runs[run["name"]] = run
+            with kept.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(run) + "\n")
+            print(f"{len(runs)}/{count + len(spec.baselines)}", flush=True)
     write(out, spec, [runs[name] for name, _ in wanted(spec, count)])
 
 
@@ -136,9 +145,10 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--settings", type=int, default=SETTINGS)
+    parser.add_argument("--processes", type=int, default=1, help="of one thread each")
     parser.add_argument("--write-now", action="store_true", help="what there is, training no more")
     args = parser.parse_args()
-    make(args.out, args.settings, write_now=args.write_now)
+    make(args.out, args.settings, processes=args.processes, write_now=args.write_now)
 
 
 if __name__ == "__main__":
