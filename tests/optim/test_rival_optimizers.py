@@ -161,7 +161,9 @@ def test_every_third_step_is_esam_and_the_others_are_the_base_step():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda b: LookSAM(b, every=3), MSAM, lambda b: ESAM(b, every=3)], ids=str
+    "make",
+    [lambda b: LookSAM(b, every=3), MSAM, lambda b: ESAM(b, every=3)],
+    ids=["looksam", "msam", "esam"],
 )
 def test_resumes_bit_for_bit(make):
     model, data = mlp(), batches()
