@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -24,7 +24,7 @@ def print_study(document: Mapping[str, Any], console: Console) -> None:
     console.print(
         f"\nmodel: latency {_with_interval(latency, 1e6, '.3g')} µs, bandwidth "
         f"{_with_interval(bandwidth, 1e-6, '.3g')} MB/s, overlap "
-        f"{_with_interval(model['overlap'], 1, '.2g')}, spread "
+        f"{_with_interval(model['overlap'], 1, '.2f')}, spread "
         f"{_with_interval(model['spread'], 1, '.2g')}"
     )
     for line in model["not_told"]:
@@ -48,23 +48,27 @@ def print_study(document: Mapping[str, Any], console: Console) -> None:
 
 def _measured(document: Mapping[str, Any]) -> str:
     """A line for each count under the name of its method: names are too long for a column."""
-    lines = [
-        f"{'workers':>9}{'images/s':>11}{'step ms':>10}{'speed-up':>24}{'efficiency':>12}"
-        f"{'exposed ms':>12}{'all-reduce ms':>15}{'MB':>8}"
+    head = ("workers", "images/s", "step ms", "speed-up", "efficiency", "exposed ms")
+    points = [point for method in document["methods"] for point in method["points"]]
+    rows = [
+        (
+            f"{point['workers']:,}",
+            _value(point["images_per_second"], 1, ",.0f"),
+            _value(point["step_seconds"], 1e3, ".4g"),
+            _with_interval(point["speed_up"], 1, ".3g"),
+            _value(point["efficiency"], 100, ".0f") + " %",
+            _value(point.get("exposed_seconds"), 1e3, ".2g"),
+            _value(point.get("all_reduce_seconds"), 1e3, ".2g"),
+            f"{point['all_reduce_bytes'] / 1e6:.3g}",
+        )
+        for point in points
     ]
+    first, *others = _columns([(*head, "all-reduce ms", "MB"), *rows])
+    lines, rest = [f"  {first}"], iter(others)
     for method in document["methods"]:
         lines.append(method["label"])
-        lines += [
-            f"{point['workers']:>9,}"
-            f"{_value(point['images_per_second'], 1, ',.0f'):>11}"
-            f"{_value(point['step_seconds'], 1e3, '.4g'):>10}"
-            f"{_with_interval(point['speed_up'], 1, '.3g'):>24}"
-            f"{_value(point['efficiency'], 100, '.0f') + ' %':>12}"
-            f"{_value(point.get('exposed_seconds'), 1e3, '.2g'):>12}"
-            f"{_value(point.get('all_reduce_seconds'), 1e3, '.2g'):>15}"
-            f"{point['all_reduce_bytes'] / 1e6:>8.3g}"
-            for point in method["points"]
-        ]
+        # The points first: zip takes one more of what stands before the shorter.
+        lines += [f"  {line}" for _, line in zip(method["points"], rest, strict=False)]
     return "\n".join(lines)
 
 
@@ -88,17 +92,27 @@ def _trained(document: Mapping[str, Any]) -> Table:
 
 def _predicted(document: Mapping[str, Any]) -> str:
     """The largest predicted count on each network."""
-    lines = []
+    rows = []
     for network in document["methods"][0]["predictions"]:
         ends = [method["predictions"][network][-1] for method in document["methods"]]
         head = f"predicted for {ends[0]['workers']:,} workers on the {network} network"
-        lines.append(f"{head:<50}{'efficiency':>26}{'images/s':>34}")
-        lines += [
-            f"  {method['label']:<48}{_with_interval(end['efficiency'], 1, '.2g'):>26}"
-            f"{_with_interval(end['images_per_second'], 1, ',.0f'):>34}"
+        rows.append((head, "efficiency", "images/s"))
+        rows += [
+            (
+                f"  {method['label']}",
+                _with_interval(end["efficiency"], 1, ".2g"),
+                _with_interval(end["images_per_second"], 1, ",.0f"),
+            )
             for method, end in zip(document["methods"], ends, strict=True)
         ]
-    return "\n".join(lines)
+    width = max(len(first) for first, *_ in rows)
+    return "\n".join(_columns([(f"{first:<{width}}", *others) for first, *others in rows]))
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line for each row, its cells set right in columns at least two spaces apart."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{c:>{w}}" for c, w in zip(row, widths, strict=True)) for row in rows]
 
 
 def _table(first: str, *others: str) -> Table:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from contextlib import contextmanager
@@ -10,12 +11,14 @@ import jsonschema
 import pytest
 import yaml
 from made_study import MODEL, made_measurement, settings_document
+from rich.console import Console
 from test_scale_verb import SCHEMA
 
 from esam_tune.cli import main
 from esam_tune.errors import RunFailedError
 from esam_tune.scaling.design import design
 from esam_tune.scaling.study import default_name
+from esam_tune.scaling.tables import print_study
 
 NODES = [{"CPU": 4.0}]
 
@@ -112,6 +115,23 @@ def test_what_is_printed(scale):
     rows = [line.split() for line in lines]
     assert sum(row[:1] == ["4"] and len(row) == 12 for row in rows) == 3
     assert "measuring 3 methods on 1, 2, 4 workers" in printed.err
+
+
+def test_columns_never_touch(scale, capsys):
+    _, printed = scale("--json", "--network", "latency=1us,bandwidth=100Gbit")
+    document = json.loads(printed.out)
+    for method in document["methods"]:
+        for rows in (method["points"], method["predictions"]["described"]):
+            for row in rows:
+                for key in ("value", "low", "high"):
+                    row["images_per_second"][key] *= 1e9
+    print_study(document, Console(highlight=False, markup=False, soft_wrap=True, width=200))
+    lines = capsys.readouterr().out.splitlines()
+    cells = [re.split(r"\s{2,}", line.strip()) for line in lines]
+    assert [row[0] for row in cells if len(row) == 8] == ["workers", *["1", "2", "4"] * 3]
+    predicted = [row for row in cells if len(row) == 3]
+    assert len(predicted) == 2 * (1 + len(document["methods"]))
+    assert all(re.search(r"\d,\d{3}$|\)$|images/s$", row[-1]) for row in predicted)
 
 
 def test_an_unreachable_tracking_server_loses_nothing(scale, tmp_path, monkeypatch):
