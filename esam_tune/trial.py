@@ -26,6 +26,7 @@ WORKERS = "workers"
 
 # Restarts of a trial from its last checkpoint, after a lost process, worker or node.
 MAX_FAILURES = 2
+_MORE_MEMORY = "out of memory: use a smaller batch_size, precision bf16, or more workers a trial"
 # How often a group that runs with fewer workers than it may have asks for more.
 _RESIZE_SECONDS = 60.0
 # How long a group waits for room. A range of workers is tried anew, with what nodes are left by
@@ -222,7 +223,21 @@ def describe(error: BaseException) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[-1] if lines else 'no message'}"
+    said = f"{type(cause).__name__}: {lines[-1] if lines else 'no message'}"
+    # A worker's reason comes by here again, in its group's error.
+    if _out_of_memory(cause) and _MORE_MEMORY not in said:
+        said += f"; {_MORE_MEMORY}"
+    return said
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: a GPU's, a node's as Ray guards it, or what the system gives."""
+    # By name: torch and Ray each have a class of it, and neither need be imported here.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
 
 
 def _host() -> str:

@@ -185,3 +185,20 @@ def test_a_failure_is_described_by_its_cause_in_one_line():
     assert describe(wrapper) == "ValueError: the reason"
     assert describe(KeyError()) == "KeyError: no message"
     assert "\n" not in describe(OSError(28, "No space left", str(Path("x"))))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+    ids=["gpu", "cpu", "python"],
+)
+def test_a_lack_of_memory_is_named_with_its_remedy_once(error):
+    said = describe(error)
+    assert said.count("use a smaller batch_size") == 1
+    again = describe(RuntimeError(f"{said} (worker 0 on node a)"))
+    assert again.count("use a smaller batch_size") == 1
+    assert "memory" not in describe(RuntimeError("something else"))
