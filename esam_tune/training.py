@@ -42,7 +42,7 @@ class Report(Protocol):
 
 
 class DivergedError(RuntimeError):
-    """The training loss is no longer finite."""
+    """The loss is no longer finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +201,7 @@ def train(
         The trained network, in evaluation mode.
 
     Raises:
-        DivergedError: when an epoch's training loss is not finite.
+        DivergedError: when an epoch's training or validation loss is not finite.
         InputError: when the batch size does not fit the data or the workers, or the device does not
             offer the precision.
     """
@@ -266,6 +266,9 @@ def train(
         worker.average_buffers(model)
         time_ratio, seconds = worker.mean([timer.ratio(), seconds])
         val_loss, val_accuracy = evaluate(model, on_val, worker, computation)
+        # The training loss is that of the weights before each step: the last step may break them.
+        if not math.isfinite(val_loss):
+            raise DivergedError(f"validation loss is {val_loss} in epoch {epoch}")
         measured = {
             keys.EPOCH: epoch,
             keys.TRAIN_LOSS: train_loss,
