@@ -1,7 +1,9 @@
 """A study's folder: its lock, its names, and checks that leave nothing behind."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +14,9 @@ from study_events import WrittenStudy, study_spec
 from esam_tune.errors import InputError
 from esam_tune.study.folder import StudyFolder, check_storage, scratch_folder, study_folder
 
+HOST = socket.gethostname()
 HOLDER = """
 import sys
-from pathlib import Path
 from pathlib import Path
 from esam_tune.study.folder import study_folder
 with study_folder(Path(sys.argv[1]), "small").lock():
@@ -49,7 +51,7 @@ def test_a_second_process_is_kept_out_and_told_who_is_in(held):
     with pytest.raises(InputError) as caught, folder.lock():
         pytest.fail("the lock was given twice")
     assert caught.value.field == "--name"
-    assert caught.value.problem == f"study 'small' is being run by process {process.pid}"
+    assert caught.value.problem == f"study 'small' is being run by process {process.pid} on {HOST}"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -58,7 +60,8 @@ def test_a_dead_process_holds_no_lock(held, number):
     process.send_signal(number)
     process.wait()
     with folder.lock():
-        assert (folder.path / "lock").read_text() == str(os.getpid())
+        holder = json.loads((folder.path / "lock").read_text())
+        assert (holder["pid"], holder["host"]) == (os.getpid(), HOST)
 
 
 def test_a_lock_ends_with_its_block_even_by_an_error(tmp_path):
@@ -125,6 +128,9 @@ def test_each_process_gets_a_new_folder_for_tune(tmp_path):
     folder = with_study(tmp_path, "small")
     given = [folder.new_tune_folder() for _ in range(3)]
     assert given == [str(folder.path / "tune" / name) for name in ("000", "001", "002")]
+    # One that somebody removed is not given again.
+    (folder.path / "tune" / "000").rmdir()
+    assert folder.new_tune_folder() == str(folder.path / "tune" / "003")
     folder.drop_tune_folders()
     assert not (folder.path / "tune").exists()
 

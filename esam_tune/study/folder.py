@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +15,10 @@ from esam_tune import journal
 from esam_tune.checkpoint_storage import join, remove
 from esam_tune.errors import InputError, choose_from
 from esam_tune.journal import Event
+from esam_tune.study import lock
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.space import check_name
-from esam_tune.tracking.spool import Cursor
+from esam_tune.tracking.cursor import Cursor
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +94,8 @@ class StudyFolder:
         """A place for Tune's files of one process, named by a count."""
         root = self.path / "tune"
         root.mkdir(exist_ok=True)
-        name = f"{sum(1 for _ in root.iterdir()):03d}"
+        used = [int(folder.name) for folder in root.iterdir() if folder.name.isdigit()]
+        name = f"{max(used, default=-1) + 1:03d}"
         # Also where the files go elsewhere: it is what counts.
         (root / name).mkdir()
         return join(self.checkpoint_root(), name)
@@ -125,34 +126,43 @@ class StudyFolder:
         return Cursor.load(self.cursor)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the study for this process; the system lets go when the process dies.
+    def lock(self, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
+        """Hold the study for this process; a lock that a dead process left is recovered.
 
         Where no study comes of it, nothing is left behind.
 
+        Args:
+            sleep: waits while it is found out whether a holder on another host still lives; may
+                raise.
+
         Raises:
-            InputError: when another process holds it.
+            InputError: when another process holds it, or the folder cannot be written.
         """
         made = [path for path in (self.path, *self.path.parents) if not path.exists()]
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("a+") as file:
+        file = self.path / "lock"
+        with ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
+                self.path.mkdir(parents=True, exist_ok=True)
+                held.enter_context(lock.exclusive(file, sleep))
+            except lock.Held as other:
                 raise InputError(
                     "--name",
-                    f"study {self.name!r} is being run by process {file.read() or 'unknown'}",
+                    f"study {self.name!r} is being run by {other}",
                     "wait for it, stop it, or choose another name",
                 ) from None
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+            except OSError as error:
+                _remove_empty(made)
+                raise InputError(
+                    "--storage",
+                    f"cannot write to {str(self.path)!r} ({error.strerror})",
+                    "make the study's folder writable, or choose another --storage",
+                ) from None
             try:
                 yield
             finally:
                 if not self.exists():
-                    (self.path / "lock").unlink(missing_ok=True)
+                    with suppress(OSError):
+                        file.unlink(missing_ok=True)
                     _remove_empty(made)
 
 
