@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from esam_tune.errors import InputError
+from esam_tune.journal import Patience, no_patience
+from esam_tune.study.sampler_database import open_patiently, put_damaged_aside
 from esam_tune.tracking.store import without_credentials
 
 OPTION = "--optuna-storage"
 _SERVER_PORTS = {"postgresql": 5432, "mysql": 3306}
 _CONNECT_SECONDS = 3.0
+_LOCK_SECONDS = 1.0
 
 
 def check_optuna_storage(url: str) -> None:
@@ -59,30 +62,38 @@ def check_optuna_storage(url: str) -> None:
         ) from None
 
 
-def open_optuna_storage(where: Path | str) -> Any:
+def open_optuna_storage(where: Path | str, patience: Patience = no_patience) -> Any:
     """Open a storage, and make its tables where there are none.
 
     Args:
-        where: file of an SQLite database, or a URL that :func:`check_optuna_storage` has passed.
+        where: file of an SQLite database, which is made anew when it is damaged, or a URL that
+            :func:`check_optuna_storage` has passed.
+        patience: with a database that is locked, full or away.
 
     Returns:
         An Optuna storage.
 
     Raises:
         InputError: when the database refuses; naming ``--optuna-storage``, without credentials.
+        RunFailedError: when patience is at its end.
     """
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
     if isinstance(where, Path):
-        return optuna.storages.RDBStorage(f"sqlite:///{where}")
+        put_damaged_aside(where)
+        # Short waits for a lock: between them a signal is noticed.
+        engine = {"connect_args": {"timeout": _LOCK_SECONDS}}
+        return open_patiently(
+            lambda: optuna.storages.RDBStorage(f"sqlite:///{where}", engine_kwargs=engine), patience
+        )
     if where.startswith("journal:"):
         path = urllib.parse.unquote(urllib.parse.urlsplit(where).path[1:])
         backend = optuna.storages.journal.JournalFileBackend(path)
         return optuna.storages.JournalStorage(backend)
     try:
         # Hours may pass between two trials: a connection is tried before it is used.
-        return optuna.storages.RDBStorage(where, engine_kwargs={"pool_pre_ping": True})
+        storage = optuna.storages.RDBStorage(where, engine_kwargs={"pool_pre_ping": True})
     except (SQLAlchemyError, ImportError) as error:
         # The driver's own words name host, database and user, but never the password.
         cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
@@ -91,6 +102,7 @@ def open_optuna_storage(where: Path | str) -> Any:
             f"{without_credentials(where)!r} refuses ({cause})",
             "check user, password and database, and that the user may create tables",
         ) from None
+    return open_patiently(lambda: storage, patience)
 
 
 def _connect(parts: urllib.parse.SplitResult, usual_port: int) -> None:
