@@ -21,7 +21,8 @@ Event = dict[str, Any]
 
 # Kinds of events.
 # The first line: study_id, space, workers_per_trial (the most), min_workers (of an elastic range,
-# or null), checkpoint_storage and tracking_uri (null: in the storage), versions
+# or null), checkpoint_storage and tracking_uri (null: in the storage), versions, and the study's
+# provenance: git_commit (of its space file, or null), device, dataset (name, digest, profile)
 STUDY = "study"
 # trial_id, params, baseline, label, optuna_number, seed, and setup: a worker_scaling.BatchSetup
 TRIAL_START = "trial_start"
@@ -33,7 +34,9 @@ EPOCH = "epoch"  # trial_id, metrics
 CHECKPOINT = "checkpoint"  # trial_id, path
 TRIAL_END = "trial_end"  # trial_id, state, reason
 STUDY_RESUME = "study_resume"  # another process goes on with the study
-STUDY_END = "study_end"  # state, artifacts, front, dominated, chosen
+# state, artifacts (paths of files and folders, from the study's folder or absolute), front,
+# dominated, chosen
+STUDY_END = "study_end"
 BUDGET = "budget"  # space: with the budget that --resume asked for
 
 
