@@ -1,5 +1,6 @@
 """What a cluster holds, now and when its autoscaler has started what it may."""
 
+import os
 import signal
 from types import SimpleNamespace
 
@@ -41,8 +42,10 @@ def test_this_machine_is_a_cluster_of_one_node():
 def ray_starts(monkeypatch):
     """Ray's start as it is seen from here: a handler of its own, and the dashboard's address."""
 
-    def pretend(dashboard_url):
+    def pretend(dashboard_url, seen=None):
         def init(**options):
+            if seen is not None:
+                seen.append((options, os.environ.get("RAY_API_SERVER_ADDRESS")))
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             return SimpleNamespace(dashboard_url=dashboard_url)
 
@@ -72,6 +75,43 @@ def test_worker_groups_need_the_dashboard_of_a_cluster(
         return
     with cluster.connected(address, distributed=distributed) as nodes:
         assert nodes == []
+
+
+@pytest.mark.parametrize("exported", [None, "http://127.0.0.1:1"])
+def test_a_ray_of_our_own_asks_its_own_dashboard(ray_starts, monkeypatch, exported):
+    if exported is None:
+        monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    else:
+        monkeypatch.setenv("RAY_API_SERVER_ADDRESS", exported)
+    ray_starts(None, seen := [])
+    with cluster.connected(None, distributed=True):
+        assert os.environ.get("RAY_API_SERVER_ADDRESS") == exported
+    ((options, told),) = seen
+    assert told == f"http://127.0.0.1:{options['dashboard_port']}"
+
+
+@pytest.mark.parametrize(
+    ("address", "of_the_job", "distributed", "told"),
+    [
+        ("192.0.2.1:6379", "192.0.2.9:6379", True, "192.0.2.1:6379"),
+        ("auto", "192.0.2.9:6379", True, "192.0.2.9:6379"),
+        ("auto", None, True, None),
+        ("192.0.2.1:6379", None, False, None),
+    ],
+)
+def test_groups_on_a_cluster_know_its_address(
+    ray_starts, monkeypatch, address, of_the_job, distributed, told
+):
+    if of_the_job:
+        monkeypatch.setenv("RAY_ADDRESS", of_the_job)
+    else:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ray_starts("192.0.2.1:8265", seen := [])
+    with cluster.connected(address, distributed=distributed):
+        pass
+    ((options, _),) = seen
+    wanted = {"env_vars": {"RAY_ADDRESS": told}} if told else None
+    assert options["runtime_env"] == wanted
 
 
 def test_rays_start_leaves_a_handler_of_ours_in_place(ray_starts):

@@ -16,6 +16,7 @@ _log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 3.0
 _MOST_NODES = 1_000
+_DASHBOARD = "RAY_API_SERVER_ADDRESS"
 
 
 def check_address(address: str | None) -> None:
@@ -99,6 +100,28 @@ def _with_room_to_grow(alive: list[Node], groups: list[tuple[Node, int]]) -> lis
 
 
 @contextmanager
+def _own_dashboard() -> Iterator[int]:
+    """A free port for the dashboard of the Ray that the block starts, told to its processes.
+
+    What gives a stopped group's workers back asks a dashboard whether the group is still led, and
+    looks for one by itself: beside another Ray of this machine it would find two and end, or find
+    the other one, where the group is unknown, and take a running group's workers away.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    before = os.environ.get(_DASHBOARD)
+    os.environ[_DASHBOARD] = f"http://127.0.0.1:{port}"
+    try:
+        yield port
+    finally:
+        if before is None:
+            del os.environ[_DASHBOARD]
+        else:
+            os.environ[_DASHBOARD] = before
+
+
+@contextmanager
 def connected(address: str | None, *, distributed: bool) -> Iterator[list[Node]]:
     """Connect to a cluster, or start one on this machine for the time of the block.
 
@@ -125,6 +148,7 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[list[Node]]
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray would let this variable, which a job's shell sets, overrule an address given here.
+    known = os.environ.get("RAY_ADDRESS") if address == "auto" else address
     if address != "auto":
         os.environ.pop("RAY_ADDRESS", None)
     import ray
@@ -133,16 +157,24 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[list[Node]]
     on_termination = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
-            ray.init(
-                address="local",
-                num_cpus=local_cores(),
-                include_dashboard=distributed,
-                dashboard_host="127.0.0.1",
+            with _own_dashboard() as port:
+                ray.init(
+                    address="local",
+                    num_cpus=local_cores(),
+                    include_dashboard=distributed,
+                    dashboard_host="127.0.0.1",
+                    dashboard_port=port,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+        else:
+            named = {"RAY_ADDRESS": known} if distributed and known else {}
+            context = ray.init(
+                address=address,
+                runtime_env={"env_vars": named} if named else None,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        else:
-            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address is None:
             raise
