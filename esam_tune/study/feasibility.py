@@ -11,7 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from esam_tune import metrics as keys
-from esam_tune.config import OPTIMIZERS, TaskSettings, complete_params
+from esam_tune.config import TaskSettings, complete_params
 from esam_tune.domains import Value
 from esam_tune.errors import InputError
 from esam_tune.study.spec import Choice, Constraint, Dimension, Range, StudySpec
@@ -127,17 +127,22 @@ def _excess(constraint: Constraint, predicted: float) -> float:
 
 def _corners(spec: StudySpec) -> Iterator[dict[str, Value]]:
     """Settings at the ends of every priced dimension: the cost's extremes are among them."""
-    ends: dict[str, tuple[Value, ...]] = {key: (value,) for key, value in spec.fixed.items()}
-    for key, dimension in spec.dimensions.items():
+    ends: dict[str, tuple[Value, ...]] = {}
+    named = {key for condition in spec.conditions.values() for key in condition.when}
+    for key, dimension in spec.ordered.items():
+        if key not in _PRICED and key not in named:
+            continue
         if isinstance(dimension, Choice):
             ends[key] = dimension.choices
         else:
-            ends[key] = _ends(dimension)
+            # What a condition tells apart has ends of its own.
+            asked = {int(v) for c in spec.conditions.values() for v in c.when.get(key, ())}
+            beside = {value + step for value in asked for step in (-1, 0, 1)}
+            ends[key] = (*_ends(dimension), *filter(dimension.contains, sorted(beside)))
             if key == "gamma":
                 ends[key] += _just_below_one(spec, dimension)
-    priced = {key: ends[key] for key in _PRICED if key in ends}
-    for values in product(*priced.values()):
-        yield _priced(dict(zip(priced, values, strict=True)))
+    for values in product(*ends.values()):
+        yield _priced(spec, dict(zip(ends, values, strict=True)))
 
 
 def _just_below_one(spec: StudySpec, gamma: Range) -> tuple[float, ...]:
@@ -147,10 +152,8 @@ def _just_below_one(spec: StudySpec, gamma: Range) -> tuple[float, ...]:
 
 
 def _drawn(spec: StudySpec, random: Random) -> dict[str, Value]:
-    point: dict[str, Value] = dict(spec.fixed)
-    for key, dimension in spec.dimensions.items():
-        point[key] = _value(dimension, random)
-    return _priced(point)
+    point = {key: _value(dimension, random) for key, dimension in spec.dimensions.items()}
+    return _priced(spec, point)
 
 
 def _value(dimension: Dimension, random: Random) -> Value:
@@ -163,10 +166,9 @@ def _value(dimension: Dimension, random: Random) -> Value:
     return random.uniform(dimension.low, dimension.high)
 
 
-def _priced(point: Mapping[str, Value]) -> dict[str, Value]:
-    """The parameters that a point's optimizer reads and that its cost depends on."""
-    reads = ("optimizer", "batch_size", *OPTIMIZERS[str(point["optimizer"])].defaults)
-    return {key: point[key] for key in _PRICED if key in point and key in reads}
+def _priced(spec: StudySpec, point: Mapping[str, Value]) -> dict[str, Value]:
+    """The parameters of a point's trial that the cost of its step depends on."""
+    return {key: value for key, value in spec.resolved(point).items() if key in _PRICED}
 
 
 def _completed(corner: dict[str, Value]) -> dict[str, Value]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from esam_tune.domains import Value
 from esam_tune.study.spec import Choice, Dimension, Range, StudySpec
@@ -26,20 +25,49 @@ def grid_size(spec: StudySpec) -> int | None:
     """How many distinct settings the space holds, or None for one with a float range."""
     if float_ranges(spec):
         return None
+    return _size(spec, [*spec.ordered], {})
+
+
+def _size(spec: StudySpec, keys: list[str], point: dict[str, Value]) -> int:
+    """Settings that begin with a point, which lacks a value of each of the keys."""
+    if not keys:
+        return 1
+    key, *rest = keys
+    if not spec.searches(key, point):
+        return _size(spec, rest, point)
     return sum(
-        math.prod(len(_levels(d)) for d in spec.searched_with(optimizer).values())
-        for optimizer in spec.optimizers
+        count * _size(spec, rest, {**point, key: value}) for value, count in _kinds(spec, key)
     )
+
+
+def _kinds(spec: StudySpec, key: str) -> list[tuple[Value, int]]:
+    """A value of each kind that the conditions tell apart, with how many are of that kind."""
+    levels = _levels(spec.dimensions[key])
+    if key == "optimizer":
+        return [(value, 1) for value in levels]
+    told_apart = {value for c in spec.conditions.values() for value in c.when.get(key, ())}
+    named = [value for value in told_apart if value in levels]
+    others = itertools.islice((value for value in levels if value not in told_apart), 1)
+    return [(value, 1) for value in named] + [(value, len(levels) - len(named)) for value in others]
 
 
 def grid_points(spec: StudySpec) -> Iterator[dict[str, Value]]:
     """Every distinct setting of a space without float ranges, in a fixed order."""
-    searched = spec.dimensions.get("optimizer")
-    for optimizer in spec.optimizers:
-        own = spec.searched_with(optimizer)
-        named: dict[str, Value] = {} if searched is None else {"optimizer": optimizer}
-        for values in itertools.product(*(_levels(d) for d in own.values())):
-            yield {**named, **dict(zip(own, values, strict=True))}
+    return _points(spec, [*spec.ordered], {})
+
+
+def _points(
+    spec: StudySpec, keys: list[str], point: dict[str, Value]
+) -> Iterator[dict[str, Value]]:
+    if not keys:
+        yield point
+        return
+    key, *rest = keys
+    if not spec.searches(key, point):
+        yield from _points(spec, rest, point)
+        return
+    for value in _levels(spec.dimensions[key]):
+        yield from _points(spec, rest, {**point, key: value})
 
 
 def admitted_points(
@@ -57,8 +85,8 @@ def admitted_points(
     return [point for point in grid_points(spec) if admits(spec.completed(point))]
 
 
-def _levels(dimension: Dimension) -> tuple[Value, ...]:
+def _levels(dimension: Dimension) -> Sequence[Value]:
     if isinstance(dimension, Choice):
         return dimension.choices
     assert dimension.integer, "the reader of space files admits no grid over a float range"
-    return tuple(range(int(dimension.low), int(dimension.high) + 1))
+    return range(int(dimension.low), int(dimension.high) + 1)

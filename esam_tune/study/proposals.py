@@ -262,10 +262,14 @@ def _same(spec: StudySpec, first: Mapping[str, Value], second: Mapping[str, Valu
         return False
     for key, value in first.items():
         dimension = spec.dimensions.get(key)
-        if isinstance(dimension, Range) and not dimension.integer:
-            shares = [dimension.share(float(v)) for v in (value, second[key])]
-            if abs(shares[0] - shares[1]) >= _SAME:
-                return False
-        elif value != second[key]:
+        if value == second[key]:
+            continue
+        if not isinstance(dimension, Range) or dimension.integer:
+            return False
+        # Where a parameter is not searched, its value may lie outside its range.
+        if not dimension.contains(value) or not dimension.contains(second[key]):
+            return False
+        shares = [dimension.share(float(v)) for v in (value, second[key])]
+        if abs(shares[0] - shares[1]) >= _SAME:
             return False
     return True

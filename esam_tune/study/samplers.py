@@ -1,10 +1,10 @@
 """Samplers by name: where a study's next setting comes from.
 
 Optuna's own where it has a good one. A space of this project has conditions (beta only where the
-optimizer reads it), which TPE and random sampling take as they are. NSGA-II, NSGA-III and the
-Gaussian process know flat spaces only: they are given every dimension in every trial, and what the
-trial's optimizer does not read is dropped afterwards. Quasi-random points and grids need no
-history at all, so they are functions of the proposal's index.
+optimizer reads it, and those that the space file states), which TPE and random sampling take as
+they are. NSGA-II, NSGA-III and the Gaussian process know flat spaces only: they are given every
+dimension in every trial, and what the trial does not search is dropped afterwards. Quasi-random
+points and grids need no history at all, so they are functions of the proposal's index.
 
 Every sampler is made anew for each proposal, seeded by the study's seed and the proposal's index;
 all it remembers is in Optuna's storage. So a study that was interrupted goes on with the proposals
@@ -32,8 +32,9 @@ _FLAT = ("nsga2", "nsga3", "gp")
 # one alone): after so many attempts every second one is random.
 _LEARNING = ("tpe", *_FLAT)
 _INSISTING = 4
-# Where the points of a second attempt begin: behind those of any budget to be expected.
-_STRIDE = 4096
+# Where the points of a second attempt begin: behind those of any budget to be expected. No power of
+# two, at whose distance the points of a Sobol sequence share their leading digits, and so choices.
+_STRIDE = 4099
 
 
 def propose(
@@ -52,15 +53,10 @@ def propose(
     """
     study.sampler = build_sampler(spec, index, attempt)
     trial = study.ask()
-    if spec.sampler in _FLAT:
-        return trial, spec.completed({key: suggest(trial, key, d) for key, d in _ordered(spec)})
     params: dict[str, Value] = {}
-    searched = dict(_ordered(spec))
-    if "optimizer" in searched:
-        params["optimizer"] = suggest(trial, "optimizer", searched["optimizer"])
-    optimizer = str({**spec.fixed, **params}["optimizer"])
-    own = spec.searched_with(optimizer)
-    params |= {key: suggest(trial, key, d) for key, d in searched.items() if key in own}
+    for key, dimension in spec.ordered.items():
+        if spec.sampler in _FLAT or spec.searches(key, params):
+            params[key] = suggest(trial, key, dimension)
     return trial, spec.completed(params)
 
 
@@ -123,6 +119,17 @@ def flat_point(spec: StudySpec, point: Mapping[str, Value]) -> dict[str, Value]:
     return {**{key: d.at(0.5) for key, d in spec.dimensions.items()}, **point}
 
 
+def first_generation(spec: StudySpec) -> dict[str, int]:
+    """What makes a trial that was not proposed here one of a genetic algorithm's first parents.
+
+    Where there are as many as a population, the first proposal is their child already.
+    """
+    kinds: dict[str, Any] = {"nsga2": _NSGAII, "nsga3": _NSGAIII}
+    if spec.sampler not in kinds:
+        return {}
+    return {kinds[spec.sampler]._get_generation_key(): 0}
+
+
 def sobol_point(spec: StudySpec, index: int) -> dict[str, Value]:
     """A point of a scrambled Sobol sequence over the dimensions; the spec's seed scrambles it."""
     from scipy.stats import qmc
@@ -131,7 +138,7 @@ def sobol_point(spec: StudySpec, index: int) -> dict[str, Value]:
     if index:
         sobol.fast_forward(index)
     (shares,) = sobol.random(1).tolist()
-    return {key: d.at(x) for (key, d), x in zip(_ordered(spec), shares, strict=True)}
+    return {key: d.at(x) for (key, d), x in zip(spec.ordered.items(), shares, strict=True)}
 
 
 def distribution(dimension: Dimension) -> optuna.distributions.BaseDistribution:
@@ -152,11 +159,6 @@ def suggest(trial: optuna.Trial, key: str, dimension: Dimension) -> Any:
     if dimension.integer:
         return trial.suggest_int(key, int(dimension.low), int(dimension.high), log=dimension.log)
     return trial.suggest_float(key, dimension.low, dimension.high, log=dimension.log)
-
-
-def _ordered(spec: StudySpec) -> list[tuple[str, Dimension]]:
-    """The dimensions, the optimizer first: what others depend on."""
-    return sorted(spec.dimensions.items(), key=lambda item: item[0] != "optimizer")
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def parse_space(document: Mapping[str, Any], default_name: str) -> StudySpec:
         InputError: naming the field, the bound, the value and the remedy.
     """
     check_keys("", document, _KEYS, REQUIRED)
-    fixed, dimensions = search_section(document["search"])
+    fixed, dimensions, conditions = search_section(document["search"])
     concurrent = document.get("max_concurrent")
     return StudySpec(
         name=check_name("name", document.get("name", default_name)),
@@ -104,6 +104,7 @@ def parse_space(document: Mapping[str, Any], default_name: str) -> StudySpec:
         training=training_settings(document["training"]),
         fixed=fixed,
         dimensions=dimensions,
+        conditions=conditions,
         objectives=_objectives(document["objectives"]),
         constraints=_constraints(document.get("constraints") or {}),
         baselines=_baselines([] if document.get("baselines") is None else document["baselines"]),

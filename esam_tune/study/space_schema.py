@@ -25,6 +25,7 @@ def space_schema() -> Schema:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Search space of an esam-tune study",
+        "$defs": {"when": _when()},
         **_object(
             {
                 "name": {**_TEXT, "description": "of the study; default: the file's"},
@@ -104,13 +105,34 @@ def _searched(key: str, domain: Domain) -> Schema:
     """A parameter of the search: a fixed value, choices, or for a number a range."""
     value = _value(domain)
     choices = {"type": "array", "items": value, "minItems": 1, "uniqueItems": True}
-    ways = [value, _object({"choices": choices}, ["choices"])]
+    condition = (
+        {} if key == "optimizer" else {"when": {"$ref": "#/$defs/when"}, "default": _or_null(value)}
+    )
+    ways = [value, _dimension({"choices": choices}, condition, ["choices"])]
     if domain.kind in (int, float) and not domain.choices:
         ends = {"low": value, "high": value, "log": {"type": "boolean"}}
-        ways.append(_object(ends, ["low", "high"]))
+        ways.append(_dimension(ends, condition, ["low", "high"]))
     readers = [name for name, kind in OPTIMIZERS.items() if key in kind.defaults]
     read = {"description": f"read by {', '.join(readers)}"} if readers else {}
     return {**read, "anyOf": ways}
+
+
+def _dimension(own: Schema, condition: Schema, required: Iterable[str]) -> Schema:
+    schema = _object({**own, **condition}, required)
+    return {**schema, "dependentRequired": {"default": ["when"]}} if condition else schema
+
+
+def _when() -> Schema:
+    """The values of other parameters under which one is searched."""
+    values = {
+        key: {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]}
+        for key, value in ((key, _value(domain)) for key, domain in PARAMETERS.items())
+    }
+    return {
+        **_object(values),
+        "minProperties": 1,
+        "description": "searched only where all of these have one of their values",
+    }
 
 
 def _baseline() -> Schema:

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from esam_tune.config import (
@@ -17,6 +18,7 @@ from esam_tune.config import (
 )
 from esam_tune.domains import Value
 from esam_tune.metrics import Direction
+from esam_tune.study.conditions import Condition, in_order
 
 # How a study's settings are proposed, see esam_tune.study.samplers.
 SAMPLERS = ("tpe", "nsga2", "nsga3", "gp", "random", "qmc", "grid")
@@ -139,6 +141,7 @@ class StudySpec:
         seed: of the sampler and of every trial.
         sampler: that proposes settings, one of ``SAMPLERS``.
         early_stopping: of trials that fall behind.
+        conditions: of the dimensions that only some trials search; without cycles.
     """
 
     name: str
@@ -155,6 +158,7 @@ class StudySpec:
     seed: int
     sampler: str = "tpe"
     early_stopping: EarlyStopping = EarlyStopping()
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
 
     @property
     def accuracy_metric(self) -> str:
@@ -173,25 +177,66 @@ class StudySpec:
         names = searched.choices if isinstance(searched, Choice) else (self.fixed["optimizer"],)
         return tuple(map(str, names))
 
+    @cached_property
+    def ordered(self) -> dict[str, Dimension]:
+        """The dimensions, each after those that its condition names; the optimizer is first."""
+        return {key: self.dimensions[key] for key in in_order(self.dimensions, self.conditions)}
+
     def searched_with(self, optimizer: str) -> dict[str, Dimension]:
-        """The dimensions that a trial with this optimizer has, the optimizer's own choice aside."""
-        reads = OPTIMIZERS[optimizer].defaults
+        """The dimensions that trials with this optimizer may have, its own choice aside."""
         return {
             key: dimension
-            for key, dimension in self.dimensions.items()
-            if key != "optimizer" and (key in reads or key not in HYPERPARAMETERS)
+            for key, dimension in self.ordered.items()
+            if key != "optimizer" and _is_read(key, optimizer)
         }
 
-    def completed(self, searched: Mapping[str, Value]) -> dict[str, Value]:
-        """A search trial's complete parameters; what its optimizer does not read is dropped.
+    def searches(self, key: str, searched: Mapping[str, Value]) -> bool:
+        """Whether a trial has a dimension.
 
         Args:
-            searched: a value of every dimension that the optimizer reads, possibly of more.
+            key: of the dimension.
+            searched: the trial's values of the dimensions that come before it in order.
         """
-        params = {**self.fixed, **searched}
-        reads = OPTIMIZERS[str(params["optimizer"])].defaults
-        used = {k: v for k, v in params.items() if k not in HYPERPARAMETERS or k in reads}
-        return complete_params("search", used)
+        return key == "optimizer" or self._has(key, self.resolved(searched))
+
+    def resolved(self, searched: Mapping[str, Value]) -> dict[str, Value]:
+        """The parameters of a search trial, its optimizer's defaults left out.
+
+        Args:
+            searched: values of dimensions; those that the trial does not have are dropped, and
+                those of it that are missing stay so.
+        """
+        params = dict(self.fixed)
+        for key in self.ordered:
+            default = self.conditions[key].default if key in self.conditions else None
+            if key == "optimizer" or self._has(key, params):
+                if key in searched:
+                    params[key] = searched[key]
+            elif default is not None:
+                params[key] = default
+        optimizer = str(params["optimizer"])
+        return {key: value for key, value in params.items() if _is_read(key, optimizer)}
+
+    def _has(self, key: str, params: Mapping[str, Value]) -> bool:
+        """Whether a trial has a dimension, given the parameters that come before it in order."""
+        optimizer = str(params["optimizer"])
+        condition = self.conditions.get(key)
+        if not _is_read(key, optimizer):
+            return False
+        return condition is None or condition.holds({**self._usual(optimizer), **params})
+
+    def completed(self, searched: Mapping[str, Value]) -> dict[str, Value]:
+        """A search trial's complete parameters; what it does not search is dropped.
+
+        Args:
+            searched: a value of every dimension that the trial has, possibly of more.
+        """
+        return complete_params("search", self.resolved(searched))
+
+    def _usual(self, optimizer: str) -> dict[str, Value]:
+        """What holds in a trial with this optimizer where nothing else is said."""
+        trained = {key: getattr(self.training, key) for key in TRIAL_TRAINING}
+        return {**trained, **OPTIMIZERS[optimizer].defaults}
 
     def batch_sizes(self) -> list[tuple[str, int]]:
         """Batch sizes that trials may use, each with the field that asks for it."""
@@ -201,6 +246,9 @@ class StudySpec:
             sizes += [("search.batch_size", int(value)) for value in searched.choices]
         elif searched is not None:
             sizes.append(("search.batch_size", int(searched.high)))
+        condition = self.conditions.get("batch_size")
+        if condition is not None and condition.default is not None:
+            sizes.append(("search.batch_size.default", int(condition.default)))
         if "batch_size" in self.fixed:
             sizes.append(("search.batch_size", int(self.fixed["batch_size"])))
         for index, baseline in enumerate(self.baselines):
@@ -233,6 +281,8 @@ class StudySpec:
                     "high": dimension.high,
                     "log": dimension.log,
                 }
+            if key in self.conditions:
+                search[key] |= self.conditions[key].to_dict()
         return {
             "name": self.name,
             "description": self.description,
@@ -248,6 +298,11 @@ class StudySpec:
             "sampler": self.sampler,
             "early_stopping": asdict(self.early_stopping),
         }
+
+
+def _is_read(key: str, optimizer: str) -> bool:
+    """Whether a trial with this optimizer has a parameter."""
+    return key not in HYPERPARAMETERS or key in OPTIMIZERS[optimizer].defaults
 
 
 def describe_params(params: Mapping[str, Value]) -> str:
@@ -285,11 +340,8 @@ def coordinates(spec: StudySpec, params: Mapping[str, Value]) -> dict[str, Value
     if point["optimizer"] not in names:
         return None
     trained = {key: getattr(spec.training, key) for key in TRIAL_TRAINING}
-    defaults = OPTIMIZERS[str(point["optimizer"])].defaults
-    usual = {**trained, **defaults, **spec.fixed, "optimizer": point["optimizer"]}
     point = {**trained, **point}
-    for key, value in point.items():
-        dimension = spec.dimensions.get(key)
-        if not (value == usual[key] if dimension is None else dimension.contains(value)):
-            return None
-    return {key: point[key] for key in spec.dimensions if key in point}
+    inside = {key: point[key] for key in spec.ordered if key in point and spec.searches(key, point)}
+    if not all(spec.dimensions[key].contains(value) for key, value in inside.items()):
+        return None
+    return inside if {**trained, **spec.completed(inside)} == point else None
