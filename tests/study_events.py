@@ -42,13 +42,18 @@ class WrittenStudy:
         self.spec = spec
         self.writer = Journal(path)
         self._count = 0
+        self._replicates = []
         if not path.stat().st_size:
             self.writer.append(
                 journal.STUDY,
-                study_id="a1b2",
                 space=spec.to_dict(),
                 versions={"torch": "2.14.1"},
-                **{"workers_per_trial": 1, "tracking_uri": "sqlite:///mlflow.db"} | started,
+                **{
+                    "study_id": "a1b2",
+                    "workers_per_trial": 1,
+                    "tracking_uri": "sqlite:///mlflow.db",
+                }
+                | started,
             )
 
     @property
@@ -67,6 +72,14 @@ class WrittenStudy:
             baseline=baseline,
             optuna_number=number,
         )
+        return trial_id
+
+    def replicate(self, of, seed):
+        """Another seed of a trial's setting; the id of its run."""
+        count = sum(run.startswith(f"{of}-s") for run in self._replicates)
+        trial_id = f"{of}-s{count + 1}"
+        self._replicates.append(trial_id)
+        self.writer.append(journal.REPLICATE_START, trial_id=trial_id, of=of, seed=seed, setup=None)
         return trial_id
 
     def epoch(self, trial_id, epoch, **metrics):

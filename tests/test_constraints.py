@@ -217,9 +217,9 @@ def test_a_setting_known_to_be_too_dear_costs_no_trial(tmp_path):
     assert states == {optuna.trial.TrialState.FAIL}
 
 
-def test_where_nothing_is_admitted_the_search_goes_on_all_the_same(tmp_path):
+def test_where_nothing_is_admitted_the_search_ends(tmp_path):
     proposals = Proposals(tmp_path / "o.db", study_spec(), lambda _: False)
-    assert proposals.ask(0, "0000")[1]["optimizer"] == "esam"
+    assert proposals.ask(0, "0000") is None
 
 
 @pytest.mark.parametrize("beta", [0.3, 0.7])

@@ -26,11 +26,13 @@ from esam_tune.config import TaskSettings
 from esam_tune.errors import InputError
 from esam_tune.journal import Journal
 from esam_tune.study import cluster
+from esam_tune.study.agenda import SearchAgenda
 from esam_tune.study.node_data import check_all_nodes_have
 from esam_tune.study.proposals import Proposals
-from esam_tune.study.record import StudyRecord, TrialRecord
+from esam_tune.study.record import StudyRecord
 from esam_tune.study.runner import run_trials
 from esam_tune.study.study_run import StudyRun
+from esam_tune.study.trial_record import TrialRecord
 from esam_tune.trial import RunRequest
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -64,7 +66,7 @@ def run_study(
     run = StudyRun(
         record,
         writer,
-        Proposals(folder / "optuna.db", spec),
+        SearchAgenda(record, Proposals(folder / "optuna.db", spec)),
         RunRequest(settings={}, run_id="", storage=str(folder / "tune" / "groups"), **request),
     )
     with cluster.connected(address, distributed=True):
@@ -113,7 +115,7 @@ def test_an_elastic_group_goes_on_with_the_nodes_that_are_left(tmp_path: Path) -
     lost = []
 
     def lose_a_node(record: StudyRecord) -> None:
-        if not lost and any(trial.checkpoints for trial in record.trials.values()):
+        if not lost and any(run.checkpoints for run in record.runs.values()):
             lost.append(second)
             nodes.remove_node(second, allow_graceful=False)
 

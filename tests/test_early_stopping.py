@@ -6,6 +6,7 @@ import pytest
 from study_events import WrittenStudy, study_spec
 
 from esam_tune import journal
+from esam_tune.study.agenda import SearchAgenda
 from esam_tune.study.proposals import Proposals
 from esam_tune.study.scheduler import RungScheduler
 from esam_tune.study.study_run import StudyRun
@@ -109,7 +110,7 @@ def test_a_trial_stopped_by_a_process_that_died_before_recording_it_is_ended(tmp
     run = StudyRun(
         record,
         study.writer,
-        Proposals(tmp_path / "optuna.db", study.spec),
+        SearchAgenda(record, Proposals(tmp_path / "optuna.db", study.spec)),
         RunRequest(settings={}, run_id="", storage=str(tmp_path)),
         rungs.stopped,
     )

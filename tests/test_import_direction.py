@@ -142,7 +142,9 @@ ROOMS = (
         ("ray", "torch", "numpy", "scipy", "matplotlib", "rich"),
     ),
     Room(
-        "tracking", ("tracking", "journal", "config", "metrics", "errors"), ("mlflow", "sqlalchemy")
+        "tracking",
+        ("tracking", "journal", "config", "metrics", "errors"),
+        ("mlflow", "sqlalchemy", "PIL"),
     ),
 )
 

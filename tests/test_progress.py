@@ -40,6 +40,10 @@ class Running:
             file=self.screen, force_terminal=terminal, width=width, highlight=False
         )
 
+    def progress(self):
+        budget = self.record.spec.trials + len(self.record.spec.baselines)
+        return Progress(self.record, self.console, lambda: budget - len(self.record.trials))
+
     def apply(self, kind, trial_id, **content) -> Event:
         event = {"event": kind, "time": 0.0, "trial_id": trial_id, **content}
         self.record.apply(event)
@@ -83,14 +87,14 @@ def table_lines(running, **options):
 def test_time_left_is_unknown_before_the_first_epoch(tmp_path, clock):
     running = Running(tmp_path)
     running.start("0000")
-    shown = Progress(running.record, running.console)
+    shown = running.progress()
     clock.now += 50
     assert shown.seconds_left() is None
 
 
 def test_time_left_follows_from_the_epochs_so_far(tmp_path, clock):
     running = Running(tmp_path)  # three trials and a baseline of ten epochs each
-    shown = Progress(running.record, running.console)
+    shown = running.progress()
     running.start("0000")
     clock.now += 20
     running.epoch("0000", 10)
@@ -108,7 +112,7 @@ def test_epochs_of_an_earlier_process_do_not_speed_up_the_estimate(tmp_path, clo
     running.trial("0000", 0.9, 1.0)
     running.start("0001")
     running.epoch("0001", 4)
-    shown = Progress(running.record, running.console)
+    shown = running.progress()
     assert shown.seconds_left() is None
     clock.now += 6
     running.epoch("0001", 6)
@@ -117,7 +121,7 @@ def test_epochs_of_an_earlier_process_do_not_speed_up_the_estimate(tmp_path, clo
 
 def test_epochs_that_a_failed_trial_leaves_out_are_not_waited_for(tmp_path, clock):
     running = Running(tmp_path)
-    shown = Progress(running.record, running.console)
+    shown = running.progress()
     running.start("0000")
     running.epoch("0000", 2)
     running.end("0000", "failed", "because")
@@ -127,7 +131,7 @@ def test_epochs_that_a_failed_trial_leaves_out_are_not_waited_for(tmp_path, cloc
 
 def test_nothing_is_left_at_the_end(tmp_path, clock):
     running = Running(tmp_path)
-    shown = Progress(running.record, running.console)
+    shown = running.progress()
     for number in range(4):
         running.trial(f"{number:04d}", 0.9, 1.0)
     clock.now += 80
@@ -137,7 +141,7 @@ def test_nothing_is_left_at_the_end(tmp_path, clock):
 def test_off_a_terminal_each_end_is_one_line(tmp_path, clock):
     running = Running(tmp_path)
     running.trial("0000", 0.7, 1.0, "before", baseline=True)
-    with Progress(running.record, running.console) as shown:
+    with running.progress() as shown:
         running.trial("0001", 0.91234, 1.4, "ESAM beta=0.50")
         clock.now += 65
         for _ in range(2):
@@ -153,7 +157,7 @@ def test_off_a_terminal_each_end_is_one_line(tmp_path, clock):
 
 def test_updates_are_drawn_a_few_times_a_second_at_most(tmp_path, clock):
     running = Running(tmp_path)
-    shown = Progress(running.record, running.console)
+    shown = running.progress()
     shown.update()
     running.trial("0000", 0.9, 1.0)
     shown.update()
@@ -168,7 +172,7 @@ def test_a_terminal_shows_the_front_so_far_and_what_runs(tmp_path, clock):
     running.trial("0000", 0.70, 1.0, "SGD", baseline=True)
     running.trial("0001", 0.95, 1.4, "ESAM best")
     running.trial("0002", 0.60, 1.9, "ESAM worse")
-    with Progress(running.record, running.console):
+    with running.progress():
         clock.now += 5
         running.start("0003", "ESAM now")
         running.epoch("0003", 4, 0.5)
@@ -215,7 +219,7 @@ def test_a_table_of_no_trials_is_its_header(tmp_path):
 @pytest.mark.parametrize("terminal", [False, True], ids=["lines", "terminal"])
 def test_a_label_is_shown_as_it_is_written(tmp_path, clock, label, terminal):
     running = Running(tmp_path, terminal=terminal)
-    with Progress(running.record, running.console):
+    with running.progress():
         clock.now += 5
         running.trial("0000", 0.9, 1.0, label, baseline=True)
         running.start("0001", label)

@@ -152,7 +152,7 @@ def test_checkpoints_are_kept_oldest_first(tmp_path):
     trial_id = study.start()
     for path in ("first", "second"):
         study.writer.append(journal.CHECKPOINT, trial_id=trial_id, path=path)
-    assert study.record().trials[trial_id].checkpoints == ["first", "second"]
+    assert study.record().runs[trial_id].checkpoints == ["first", "second"]
 
 
 @pytest.mark.parametrize(

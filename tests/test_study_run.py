@@ -6,6 +6,7 @@ import pytest
 from study_events import WrittenStudy, study_spec
 
 from esam_tune.journal import Journal, read
+from esam_tune.study.agenda import SearchAgenda
 from esam_tune.study.proposals import Proposals
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.study_run import StudyRun
@@ -23,7 +24,8 @@ def study(tmp_path):
         def begin(self, **request):
             record = StudyRecord.from_journal(self.path)
             request = RunRequest(settings={}, run_id="", storage=str(tmp_path), **request)
-            return StudyRun(record, Journal(self.path), Proposals(db, record.spec), request)
+            agenda = SearchAgenda(record, Proposals(db, record.spec))
+            return StudyRun(record, Journal(self.path), agenda, request)
 
         def events(self, kind):
             return [event for event, _ in read(self.path) if event["event"] == kind]

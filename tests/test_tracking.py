@@ -11,9 +11,11 @@ from study_events import WrittenStudy, study_spec
 
 from esam_tune import journal
 from esam_tune.errors import InputError
+from esam_tune.study.tracked_study import TrackedStudy
 from esam_tune.tracking import spool
+from esam_tune.tracking.cursor import Cursor
 from esam_tune.tracking.final import log_training
-from esam_tune.tracking.spool import Cursor, Tracker
+from esam_tune.tracking.spool import Tracker
 from esam_tune.tracking.store import (
     EXPERIMENT,
     artifact_root,
@@ -36,7 +38,7 @@ class Tracked:
 
     def tracker(self):
         root = artifact_root(self.folder, self.uri)
-        return Tracker(self.uri, root, self.study.path, self.cursor)
+        return Tracker(self.uri, root, self.study.path, self.cursor, TrackedStudy())
 
     def ship(self):
         tracker = self.tracker()
@@ -118,16 +120,13 @@ def test_a_study_is_one_parent_with_a_child_for_each_trial(tracked):
     assert parent.data.params["task.label_noise"] == "0.4"
     assert json.loads(parent.data.params["search.rho"])["log"] is True
     assert parent.data.params["objective.val_accuracy"] == "max"
-    assert (parent.data.tags["esam_tune.kind"], parent.data.tags["esam_tune.chosen"]) == (
-        "study",
-        "0001",
-    )
+    assert (parent.data.tags["esam_tune.kind"], parent.data.tags["chosen"]) == ("study", "0001")
     assert children["0000"].data.params == {"optimizer": "sgd"}
     assert children["0001"].data.params["beta"] == "0.6"
     kinds = {key: run.data.tags["esam_tune.kind"] for key, run in children.items()}
     assert kinds == {"0000": "baseline", "0001": "search"}
-    on_front = {key: run.data.tags["esam_tune.pareto"] for key, run in children.items()}
-    assert on_front == {"0000": "dominated", "0001": "front"}
+    on_front = {key: run.data.tags["pareto"] for key, run in children.items()}
+    assert on_front == {"0000": "front", "0001": "front"}
     space = Path(parent.info.artifact_uri.removeprefix("file://"), "space.yaml")
     assert yaml.safe_load(space.read_text()) == tracked.study.spec.to_dict()
 
@@ -237,7 +236,7 @@ def test_a_server_that_fails_at_every_kind_of_request_gets_everything_once(
     tracked, monkeypatch, takes_it
 ):
     away = Away(connect(tracked.uri), takes_it=takes_it)
-    monkeypatch.setattr(spool, "connect", lambda uri: away)
+    monkeypatch.setattr(spool, "connect", lambda uri, *, retries: away)
     tracked.write_trials()
     tracked.write_end()
     tracker = tracked.tracker()
@@ -256,7 +255,7 @@ def test_a_server_that_is_away_is_complained_about_once_and_gets_all_later(
 ):
     refused = threading.Semaphore(0)
 
-    def refuse(uri):
+    def refuse(uri, *, retries):
         refused.release()
         raise ConnectionError(f"no route to host\n{uri}")
 
@@ -281,7 +280,7 @@ def test_a_server_that_is_away_is_complained_about_once_and_gets_all_later(
 def test_a_tracker_with_nothing_new_asks_no_server(tracked, monkeypatch):
     tracked.write_trials()
     assert tracked.ship()
-    monkeypatch.setattr(spool, "connect", lambda uri: pytest.fail("connected for nothing"))
+    monkeypatch.setattr(spool, "connect", lambda *_, **__: pytest.fail("connected"))
     assert tracked.ship()
 
 
@@ -433,9 +432,10 @@ def test_an_error_is_told_without_the_servers_password(said, shown):
 
 
 def test_a_server_that_is_away_is_told_without_its_password(tmp_path, caplog, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(spool, "_POLL_SECONDS", 0.01)
     study = WrittenStudy(tmp_path / "journal.jsonl", study_spec())
-    tracker = Tracker(SECRET_URI, None, study.path, tmp_path / "tracking.json")
+    cursor = tmp_path / "tracking.json"
+    tracker = Tracker(SECRET_URI, None, study.path, cursor, TrackedStudy())
     tracker.start()
     assert not tracker.close(60)
     (line,) = [r.getMessage() for r in caplog.records if "does not take records" in r.msg]

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from esam_tune import __version__
-from esam_tune.cli import pareto, scale, spaces, sweep, train, ui
+from esam_tune.cli import pareto, refine, scale, spaces, sweep, sync, train, ui
 from esam_tune.cli.arguments import DONE, FAILED, INTERRUPTED, WRONG_INPUT, Parser
 from esam_tune.errors import InputError, RunFailedError
 
@@ -26,7 +26,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"esam-tune {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (spaces, sweep, pareto, train, scale, ui):
+    for verb in (spaces, sweep, refine, pareto, sync, train, scale, ui):
         verb.add_parser(verbs)
     return parser
 

@@ -14,6 +14,13 @@ from esam_tune.domains import COUNT, SEED, Domain
 from esam_tune.errors import InputError, choose_from
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+# By what came of a study.
+EXIT_CODES = {
+    "done": DONE,
+    "failed": FAILED,
+    "interrupted": INTERRUPTED,
+    "terminated": TERMINATED,
+}
 
 Run = Callable[[argparse.Namespace], int]
 

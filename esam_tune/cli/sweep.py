@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from esam_tune.cli.arguments import (
     DONE,
-    FAILED,
-    INTERRUPTED,
-    TERMINATED,
+    EXIT_CODES,
     add_address,
     add_json,
     add_tracking_uri,
@@ -46,6 +44,9 @@ def add_parser(verbs: Any) -> None:
     add_checkpoints(parser)
     add_address(parser)
     parser.add_argument("--seed", type=seed, metavar="N", help="of the sampler and the trials")
+    parser.add_argument(
+        "--seeds", type=count, metavar="N", help="runs of each setting, from --seed on (default: 1)"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -90,13 +91,9 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(result.document)
     else:
-        print_result(result, Console(highlight=False, markup=False), options.space)
-    return {
-        "done": DONE,
-        "failed": FAILED,
-        "interrupted": INTERRUPTED,
-        "terminated": TERMINATED,
-    }[result.outcome]
+        again = f"sweep {options.space} --name {result.folder.name} --resume"
+        print_result(result, Console(highlight=False, markup=False), again)
+    return EXIT_CODES[result.outcome]
 
 
 def _overrides(options: argparse.Namespace) -> Overrides:
@@ -108,6 +105,7 @@ def _overrides(options: argparse.Namespace) -> Overrides:
         epochs=options.epochs,
         max_concurrent=options.max_concurrent,
         seed=options.seed,
+        seeds=options.seeds,
     )
 
 
@@ -126,4 +124,5 @@ def _sweep_options(options: argparse.Namespace) -> SweepOptions:
         max_failures=options.max_failures,
         optuna_storage=options.optuna_storage,
         resume=options.resume,
+        space_file=options.space,
     )

@@ -83,6 +83,11 @@ def add_checkpoints(parser: argparse.ArgumentParser) -> None:
         metavar="URI",
         help="folder that all nodes share, or URI such as s3://BUCKET/PATH (default: in --storage)",
     )
+    add_max_failures(parser)
+
+
+def add_max_failures(parser: argparse.ArgumentParser) -> None:
+    """Add ``--max-failures``."""
     parser.add_argument(
         "--max-failures",
         type=_RESTARTS,

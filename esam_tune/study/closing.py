@@ -8,15 +8,21 @@ from pathlib import Path
 
 from rich.console import Console
 
+from esam_tune.study.execution import SweepResult
 from esam_tune.study.progress import front_table
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.results import DEFAULT_RULE
-from esam_tune.study.sweep import SweepResult
 from esam_tune.tracking.store import local_uri
 
 
-def print_result(result: SweepResult, console: Console, space: Path) -> None:
-    """Print the front beside the baselines, failures, and where everything is."""
+def print_result(result: SweepResult, console: Console, again: str) -> None:
+    """Print the front beside the baselines, failures, and where everything is.
+
+    Args:
+        result: of the study.
+        console: on stdout.
+        again: the verb and arguments, storage aside, that go on where an interruption ended it.
+    """
     record, folder = result.record, result.folder
     command = _command()
     default = folder.storage == Path("runs").absolute()
@@ -35,11 +41,14 @@ def print_result(result: SweepResult, console: Console, space: Path) -> None:
         console.print(
             f"\n* chosen by {DEFAULT_RULE}: trial {chosen.trial_id}, {chosen.label}", markup=False
         )
+        if tied := record.tied_with(chosen):
+            others = ", ".join(trial.trial_id for trial in tied)
+            console.print(f"  tied with it in accuracy, by the seeds both ran: {others}")
     elif record.complete and record.spec.constraints:
         console.print(f"no complete trial keeps {_constraints(record)}", markup=False)
     lines = []
     if result.outcome in ("interrupted", "terminated"):
-        lines.append(("go on", f"{command} sweep {space} --name {folder.name} --resume{storage}"))
+        lines.append(("go on", f"{command} {again}{storage}"))
     if chosen is not None:
         lines += [
             ("picture", str(_from_here(folder.path / "front.png"))),

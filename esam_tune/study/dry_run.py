@@ -110,6 +110,7 @@ class DryRun:
                 "workers_per_trial": self.plan.workers,
                 "cpus_per_worker": self.placement.threads,
                 "gpus_per_worker": self.placement.gpus_per_worker,
+                "warm_start": [start.to_dict() for start in self.plan.warm_start],
                 "first_proposals": list(self.proposals),
                 "predicted_step_flops_ratio": dict(
                     zip(("least", "median", "greatest"), self.cost, strict=True)
@@ -147,6 +148,10 @@ class DryRun:
             lines.append(
                 ("constraints", f"{kept}; {self.allowed:.0%} of the space may keep those on FLOPs")
             )
+        lines += [
+            ("warm start", start.notice(spec.sampler).partition("warm start ")[2])
+            for start in self.plan.warm_start
+        ]
         lines.append(("time", self._time()))
         for index, params in enumerate(self.proposals):
             lines.append(("first proposals" if index == 0 else "", describe_params(params)))
@@ -200,18 +205,20 @@ def dry_run(plan: Plan, shape: WorkerShape, address: str | None) -> DryRun:
         plan=plan,
         nodes=nodes,
         placement=placement,
-        proposals=_first_proposals(plan.spec, predicted),
+        proposals=_first_proposals(plan, predicted),
         cost=(min(drawn), statistics.median(drawn), max(drawn)),
         allowed=len(admitted) / len(drawn),
         estimate=_estimate(plan, placement, predicted, statistics.mean(admitted or drawn)),
     )
 
 
-def _first_proposals(spec: StudySpec, predicted: PredictedCost) -> list[dict[str, Any]]:
+def _first_proposals(plan: Plan, predicted: PredictedCost) -> list[dict[str, Any]]:
     from esam_tune.study.proposals import Proposals
 
+    spec = plan.spec
     with tempfile.TemporaryDirectory(prefix="esam-tune-") as folder:
-        proposals = Proposals(Path(folder, "optuna.db"), spec, predicted.admits)
+        where = Path(folder, "optuna.db")
+        proposals = Proposals(where, spec, predicted.admits, warm=plan.warm_start)
         asked = (proposals.ask(i, f"{i:04d}") for i in range(min(_PROPOSALS, spec.trials)))
         return [proposed[1] for proposed in asked if proposed is not None]
 

@@ -17,7 +17,8 @@ from esam_tune.study.record import StudyRecord
 from esam_tune.study.search_checks import check_budget, check_search
 from esam_tune.study.space import Overrides
 from esam_tune.study.spec import Range, StudySpec
-from esam_tune.tracking.store import check_uri, local_uri, without_credentials
+from esam_tune.study.warm_start import WarmStart, kept_warm_starts, warm_starts
+from esam_tune.tracking.store import check_form, check_uri, local_uri, without_credentials
 from esam_tune.trial import MAX_FAILURES
 from esam_tune.worker_scaling import check_shares
 
@@ -39,8 +40,10 @@ class SweepOptions:
         max_failures: restarts of a trial after a lost process, worker or node.
         optuna_storage: URL of the storage of Optuna's study; None for a database in the study's
             own folder, or for what the resumed study was started with.
+        warm_start: earlier studies whose trials the sampler is to know, by name or folder.
         resume: whether to go on with a study that exists.
         checkpoint_seconds: least time between two checkpoints of a trial.
+        space_file: that asks for the study, whose commit is kept with it; None for none.
     """
 
     storage: Path
@@ -52,8 +55,10 @@ class SweepOptions:
     checkpoint_storage: str | None = None
     max_failures: int = MAX_FAILURES
     optuna_storage: str | None = None
+    warm_start: tuple[str, ...] = ()
     resume: bool = False
     checkpoint_seconds: float = 5.0
+    space_file: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +73,7 @@ class Plan:
         uri: of MLflow.
         checkpoint_storage: as asked for, without credentials; None for the study's own folder.
         optuna_storage: as asked for, with its credentials; None for the study's own folder.
+        warm_start: what earlier studies found.
     """
 
     spec: StudySpec
@@ -77,6 +83,7 @@ class Plan:
     uri: str
     checkpoint_storage: str | None
     optuna_storage: str | None
+    warm_start: tuple[WarmStart, ...] = ()
 
     def place(self, nodes: list[Node], shape: WorkerShape, where: str) -> Placement:
         """Share nodes out among trials.
@@ -142,6 +149,9 @@ def draw_up(space: StudySpec, overrides: Overrides, options: SweepOptions) -> Pl
         _require_same("--optuna-storage", stored, kept, shown)
         uri = options.tracking_uri or stored.tracking_uri
         _require_same("--tracking-uri", stored, stored.tracking_uri, without_credentials(uri))
+        warm = kept_warm_starts(started, options.warm_start, folder)
+    else:
+        warm = warm_starts(options.warm_start, spec, folder)
     return Plan(
         spec=spec,
         folder=folder,
@@ -150,6 +160,7 @@ def draw_up(space: StudySpec, overrides: Overrides, options: SweepOptions) -> Pl
         uri=uri,
         checkpoint_storage=shared,
         optuna_storage=optuna_storage,
+        warm_start=warm,
     )
 
 
@@ -163,7 +174,8 @@ def check_plan(plan: Plan, options: SweepOptions) -> None:
     cluster.check_address(options.address)
     _check_elastic(options, min_workers)
     if plan.uri != local_uri(options.storage):
-        check_uri(plan.uri)
+        # A study that is under way goes on without its server, which gets everything later.
+        (check_form if options.resume else check_uri)(plan.uri)
     if plan.checkpoint_storage is not None:
         check_checkpoint_storage(plan.checkpoint_storage)
     if plan.optuna_storage is not None:

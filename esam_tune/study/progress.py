@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -11,10 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from esam_tune import metrics as keys
-from esam_tune.study.record import StudyRecord, TrialRecord
+from esam_tune.study.record import StudyRecord
+from esam_tune.study.trial_record import RunRecord, TrialRecord
 
 _REFRESH_SECONDS = 0.5
-_SHORT = {
+SHORT_NAMES = {
     keys.VAL_ACCURACY: "val acc",
     keys.STEP_FLOPS_RATIO: "FLOPs/SGD",
     keys.STEP_TIME_RATIO: "time/SGD",
@@ -28,11 +30,13 @@ class Progress:
     Args:
         record: of the study, kept up to date by its runner.
         console: on stderr, so that stdout stays free for results.
+        to_begin: counts the most runs that may still begin.
     """
 
-    def __init__(self, record: StudyRecord, console: Console) -> None:
+    def __init__(self, record: StudyRecord, console: Console, to_begin: Callable[[], int]) -> None:
         self._record = record
         self._console = console
+        self._to_begin = to_begin
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._started = time.monotonic()
         self._first_epochs = _epochs(record)
@@ -71,36 +75,37 @@ class Progress:
                 self._console.print(line, markup=False)
 
     def seconds_left(self) -> float | None:
-        """Estimate from the epochs trained so far by this process; None before the first."""
-        spec = self._record.spec
+        """Estimate from the epochs trained so far by this process; None before the first.
+
+        It takes what may still begin for granted, so early stopping ends a study before it.
+        """
+        epochs = self._record.spec.training.epochs
         done = _epochs(self._record) - self._first_epochs
         if not done:
             return None
-        failed = sum(
-            spec.training.epochs - t.epochs for t in self._record.finished if t.state != "complete"
-        )
-        total = (spec.trials + len(spec.baselines)) * spec.training.epochs - failed
+        left = sum(epochs - run.epochs for run in _open(self._record))
         rate = done / (time.monotonic() - self._started)
-        return max(0.0, (total - _epochs(self._record)) / rate)
+        return max(0.0, (left + epochs * self._to_begin()) / rate)
 
     def _summary(self) -> str:
-        spec = self._record.spec
-        left, total = self.seconds_left(), spec.trials + len(spec.baselines)
+        runs, left = self._record.runs, self.seconds_left()
+        unit = "trials" if len(runs) == len(self._record.trials) else "runs"
+        ended = len(runs) - len(_open(self._record))
         return (
-            f"{spec.name}: {len(self._record.finished)}/{total} trials, "
+            f"{self._record.spec.name}: {ended}/{len(runs) + self._to_begin()} {unit}, "
             f"{_clock(time.monotonic() - self._started)} elapsed, "
             f"{'?' if left is None else _clock(left)} left"
         )
 
     def _table(self) -> Group:
-        running = [t for t in self._record.trials.values() if t.state == "running"]
+        running = _open(self._record)
         lines = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-        for trial in running:
-            accuracy = trial.metrics.get(keys.VAL_ACCURACY)
+        for run in running:
+            accuracy = run.metrics.get(keys.VAL_ACCURACY)
             lines.add_row(
-                trial.trial_id,
-                Text(trial.label),
-                f"epoch {trial.epochs}/{self._record.spec.training.epochs}",
+                run.run_id,
+                Text(self._record.trials[run.trial_id].label),
+                f"epoch {run.epochs}/{self._record.spec.training.epochs}",
                 "" if accuracy is None else f"{accuracy:.1%}",
             )
         return Group(
@@ -119,34 +124,54 @@ def front_table(
     front: list[TrialRecord] | None = None,
     chosen: TrialRecord | None = None,
 ) -> Table:
-    """The Pareto front by cost and, if asked for, the baselines that are not on it."""
+    """The Pareto front by cost and, if asked for, the baselines that are not on it.
+
+    Where settings have several seeds, each objective is its mean with half the width of its 95 %
+    interval, and settings whose accuracy cannot be told apart from the chosen one's are named.
+    """
     spec = record.spec
     front = record.front() if front is None else front
+    tied = {t.trial_id for t in record.tied_with(chosen)} if chosen is not None else set()
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("")
     table.add_column("trial")
     table.add_column("setting", no_wrap=True)
     columns = list(dict.fromkeys([*spec.objectives, *keys.COST_METRICS]))
     for key in columns:
-        table.add_column(_SHORT.get(key, key), justify="right")
+        table.add_column(SHORT_NAMES.get(key, key), justify="right")
+    ids = {trial.trial_id for trial in front}
+    rest = [t for t in record.complete if baselines and t.baseline and t.trial_id not in ids]
+    several = any(len(trial.complete_runs) > 1 for trial in (*front, *rest))
+    if several:
+        table.add_column("seeds", justify="right")
     table.add_column("")
 
     def row(trial: TrialRecord, mark: str, style: str | None) -> None:
-        cells = [format_metric(key, trial.metrics.get(key)) for key in columns]
-        kind = "baseline" if trial.baseline else ""
-        table.add_row(mark, trial.trial_id, Text(trial.label), *cells, kind, style=style)
+        cells = [format_mean(trial, key) for key in columns]
+        if several:
+            cells.append(str(len(trial.complete_runs)))
+        words = ["baseline"] * trial.baseline + ["tied"] * (trial.trial_id in tied)
+        table.add_row(
+            mark, trial.trial_id, Text(trial.label), *cells, ", ".join(words), style=style
+        )
 
     for trial in front:
         mark = "*" if chosen is not None and trial.trial_id == chosen.trial_id else ""
         row(trial, mark, None)
-    if baselines:
-        ids = {trial.trial_id for trial in front}
-        rest = [t for t in record.complete if t.baseline and t.trial_id not in ids]
-        if rest:
-            table.add_section()
-        for trial in sorted(rest, key=lambda t: t.values([spec.cost_metric])[0]):
-            row(trial, "", "dim")
+    if rest:
+        table.add_section()
+    for trial in sorted(rest, key=lambda t: t.values([spec.cost_metric])[0]):
+        row(trial, "", "dim")
     return table
+
+
+def format_mean(trial: TrialRecord, key: str) -> str:
+    """A metric of a trial, with half its interval's width where that shows."""
+    text, interval = format_metric(key, trial.metrics.get(key)), trial.interval(key)
+    half = "" if interval is None else format_metric(key, (interval[1] - interval[0]) / 2)
+    if not half.strip("0.%"):
+        return text
+    return f"{text} ± {half}"
 
 
 def format_metric(key: str, value: float | None) -> str:
@@ -162,14 +187,18 @@ def _outcome(record: StudyRecord, trial: TrialRecord) -> str:
     if trial.state != "complete":
         return f"{trial.trial_id} {trial.label}: {trial.state}, {trial.reason}"
     shown = ", ".join(
-        f"{_SHORT.get(key, key)} {format_metric(key, trial.metrics.get(key))}"
+        f"{SHORT_NAMES.get(key, key)} {format_metric(key, trial.metrics.get(key))}"
         for key in record.spec.objectives
     )
     return f"{trial.trial_id} {trial.label}: {shown}"
 
 
+def _open(record: StudyRecord) -> list[RunRecord]:
+    return [run for run in record.runs.values() if run.state == "running"]
+
+
 def _epochs(record: StudyRecord) -> int:
-    return sum(trial.epochs for trial in record.trials.values())
+    return sum(run.epochs for run in record.runs.values())
 
 
 def _clock(seconds: float) -> str:

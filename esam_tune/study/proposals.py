@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esam_tune.domains import Value
 from esam_tune.study.grid import admitted_points
 from esam_tune.study.optuna_storage import open_optuna_storage
-from esam_tune.study.record import StudyRecord, TrialRecord
-from esam_tune.study.samplers import distribution, flat_point, propose, propose_point
+from esam_tune.study.record import StudyRecord
+from esam_tune.study.samplers import (
+    distribution,
+    first_generation,
+    flat_point,
+    propose,
+    propose_point,
+)
+from esam_tune.study.scarce import admitted_near, is_scarce
 from esam_tune.study.spec import Range, StudySpec, coordinates
 from esam_tune.study.study_rungs import STATIC
+from esam_tune.study.trial_record import TrialRecord
+from esam_tune.study.warm_start import WarmStart, WarmTrial
 
 if TYPE_CHECKING:
     import optuna
@@ -26,10 +35,11 @@ _TRIAL_ID = "esam_tune.trial_id"
 _REASON = "esam_tune.reason"
 # Why a proposal never became a trial; such ones hold no place in the study.
 _TURNED_DOWN = "esam_tune.turned_down"
-# Settings asked for until one is admitted. Where hardly any part of the space is, a trial that
-# breaks a constraint still tells the sampler something.
+# The earlier study and trial whose result the sampler was given; such ones are no trials here.
+_WARM = "esam_tune.warm_start"
+# Settings asked for until one is admitted, after which admitted ones are looked for.
 _ATTEMPTS = 64
-# The same where the space holds so few that one that is left can be picked.
+# The same where there are so few that a sampler hardly comes across them.
 _ATTEMPTS_OF_FEW = 8
 # Shares of a range that are closer than this are one setting.
 _SAME = 1e-3
@@ -46,6 +56,7 @@ class Proposals:
         spec: the study.
         admits: whether a setting may keep the constraints, as far as is known before it runs.
         study_name: in the storage; the study's own name where the storage holds no other.
+        warm: what earlier studies found.
 
     Raises:
         InputError: when the storage refuses.
@@ -58,6 +69,7 @@ class Proposals:
         admits: Callable[[Mapping[str, Value]], bool] = lambda _: True,
         *,
         study_name: str | None = None,
+        warm: Sequence[WarmStart] = (),
     ) -> None:
         import optuna
 
@@ -65,6 +77,9 @@ class Proposals:
         self._spec = spec
         self._admits = admits
         self._points = admitted_points(spec, admits)
+        self._scarce = self._points is None and is_scarce(spec, admits)
+        # Settings of studies of another task, to be tried first.
+        self._first = [trial.params for start in warm if start.differs for trial in start.trials]
         # Settings that became trials, of the first so many of the storage's trials.
         self._settings: list[dict[str, Value]] = []
         self._seen = 0
@@ -76,6 +91,7 @@ class Proposals:
             directions=["maximize" if d == "max" else "minimize" for d in spec.objectives.values()],
             load_if_exists=True,
         )
+        self._learn(warm)
 
     def settle(self, record: StudyRecord) -> None:
         """Bring Optuna's storage up to date with the journal, which knows all trials.
@@ -114,26 +130,63 @@ class Proposals:
 
         Returns:
             The proposal's number in Optuna's study, and the trial's complete parameters; None when
-            every setting of the space that may keep the constraints has been tried.
+            every setting of the space that may keep the constraints, as far as one is found, has
+            been tried.
         """
         tried = self._tried()
         left = self._left(tried)
         if left is not None and not left:
             _log.warning("every setting of the space that may keep the constraints has been tried")
             return None
-        attempts = _ATTEMPTS if left is None else _ATTEMPTS_OF_FEW
-        for attempt in range(attempts):
+        proposed = self._proposed_first(index, tried)
+        attempts = _ATTEMPTS_OF_FEW if self._scarce or left is not None else _ATTEMPTS
+        for attempt in range(attempts if proposed is None else 0):
             trial, params = propose(self._study, self._spec, index, attempt)
             refusal = self._refusal(params, tried)
-            if refusal is None or (left is None and attempt == attempts - 1):
+            if refusal is None:
+                proposed = trial, params
                 break
             self._turn_down(trial.number, refusal)
-        else:
-            assert left is not None
-            trial, params = propose_point(self._study, self._spec, index, left)
+        if proposed is None:
+            left = self._looked_for(index, tried) if left is None else left
+            if not left:
+                _log.warning("no setting is found that may keep the constraints and is not tried")
+                return None
+            proposed = propose_point(self._study, self._spec, index, left)
+        trial, params = proposed
         trial.set_user_attr(_TRIAL_ID, trial_id)
         self._numbers[trial_id] = trial.number
         return trial.number, params
+
+    def _proposed_first(
+        self, index: int, tried: list[dict[str, Value]]
+    ) -> tuple[optuna.Trial, dict[str, Value]] | None:
+        """The setting of another task's study that is to be tried now, if any and worth a trial."""
+        if index >= len(self._first) or self._refusal(self._first[index], tried) is not None:
+            return None
+        point = coordinates(self._spec, self._first[index])
+        assert point is not None, "settings outside of the space are left out of a warm start"
+        return propose_point(self._study, self._spec, index, [point])
+
+    def _looked_for(self, index: int, tried: list[dict[str, Value]]) -> list[dict[str, Value]]:
+        """Points worth a trial where the sampler finds none."""
+        points = admitted_near(self._spec, self._admits, [self._spec.seed, index])
+        return [p for p in points if self._refusal(self._spec.completed(p), tried) is None]
+
+    def _learn(self, warm: Sequence[WarmStart]) -> None:
+        """Give the sampler the results of earlier studies that it has not been given yet.
+
+        They are no trials of the study: a setting of theirs may be tried again, as it could never
+        come onto the front otherwise.
+        """
+        stored = self._study.get_trials(deepcopy=False)
+        known = {trial.user_attrs.get(_WARM) for trial in stored}
+        for start in warm:
+            for trial in () if start.differs else start.trials:
+                source = f"{start.study_id}/{trial.trial_id}"
+                point = coordinates(self._spec, trial.params)
+                if source not in known and point is not None:
+                    self._store(trial, point, {_WARM: source})
 
     def _refusal(self, params: Mapping[str, Value], tried: list[dict[str, Value]]) -> str | None:
         """Why a setting is not worth a trial, or None."""
@@ -146,7 +199,7 @@ class Proposals:
     def _tried(self) -> list[dict[str, Value]]:
         """Settings of the space that have been or are being tried."""
         for stored in self._study.get_trials(deepcopy=False)[self._seen :]:
-            if _TURNED_DOWN not in stored.user_attrs:
+            if not stored.user_attrs.keys() & {_TURNED_DOWN, _WARM}:
                 self._settings.append(self._spec.completed(stored.params))
             self._seen += 1
         return self._settings
@@ -194,22 +247,30 @@ class Proposals:
 
         Of a baseline the sampler learns where it lies in the search space and has a result.
         """
-        import optuna
-
         point = coordinates(self._spec, trial.params)
         if point is None or (trial.baseline and trial.state != "complete"):
             return
+        attributes = {_TRIAL_ID: trial.trial_id}
+        if trial.reason is not None:
+            attributes[_REASON] = trial.reason
+        self._numbers[trial.trial_id] = len(self._study.get_trials(deepcopy=False))
+        self._store(trial, point, attributes)
+
+    def _store(
+        self, trial: TrialRecord | WarmTrial, point: dict[str, Value], attributes: dict[str, str]
+    ) -> None:
+        import optuna
+
         point = flat_point(self._spec, point)
         added = optuna.trial.create_trial(
             state=self._state(trial),
             params=point,
             distributions={key: distribution(self._spec.dimensions[key]) for key in point},
             values=self._values(trial),
-            user_attrs={_TRIAL_ID: trial.trial_id}
-            | ({} if trial.reason is None else {_REASON: trial.reason}),
+            user_attrs=attributes,
+            system_attrs=first_generation(self._spec) if _WARM in attributes else {},
         )
         self._constrain(added, trial)
-        self._numbers[trial.trial_id] = len(self._study.get_trials(deepcopy=False))
         self._study.add_trial(added)
 
     def _holds(self, stored: optuna.trial.FrozenTrial, trial: TrialRecord) -> bool:
@@ -217,10 +278,10 @@ class Proposals:
         point = coordinates(self._spec, trial.params)
         return point is not None and point.items() <= stored.params.items()
 
-    def _values(self, trial: TrialRecord) -> list[float] | None:
+    def _values(self, trial: TrialRecord | WarmTrial) -> list[float] | None:
         return trial.values(self._spec.objectives) if trial.state == "complete" else None
 
-    def _state(self, trial: TrialRecord) -> optuna.trial.TrialState:
+    def _state(self, trial: TrialRecord | WarmTrial) -> optuna.trial.TrialState:
         import optuna
 
         return {
@@ -231,7 +292,9 @@ class Proposals:
         }[trial.state]
 
     def _constrain(
-        self, stored: optuna.trial.Trial | optuna.trial.FrozenTrial, trial: TrialRecord
+        self,
+        stored: optuna.trial.Trial | optuna.trial.FrozenTrial,
+        trial: TrialRecord | WarmTrial,
     ) -> None:
         """Tell the sampler by how much a trial breaks each constraint.
 

@@ -1,66 +1,27 @@
 """What is known about a study: rebuilt from its journal, without Ray, Optuna or MLflow."""
 
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from esam_tune import journal, pareto
-from esam_tune.domains import Value
+from esam_tune.intervals import Interval
 from esam_tune.journal import Event
 from esam_tune.metrics import METRICS
 from esam_tune.pareto import Rule
 from esam_tune.study.space import parse_space
 from esam_tune.study.spec import StudySpec
+from esam_tune.study.trial_record import RunRecord, TrialRecord
 from esam_tune.tracking.store import local_uri
 from esam_tune.worker_scaling import ORIGIN_WORKERS
 
+_Spread = TypeVar("_Spread", float, Interval)
+
 _UNBOUNDED: Mapping[str, float] = MappingProxyType({})
-
-State = Literal["running", "complete", "pruned", "failed"]
-
-
-@dataclass(kw_only=True)
-class TrialRecord:
-    """One trial as the journal tells it.
-
-    Args:
-        trial_id: numbered in the order of starting.
-        label: the trial's name for people.
-        params: its parameters, ``optimizer`` among them.
-        baseline: whether it runs outside the search's budget.
-        optuna_number: of the proposal, or None for a baseline.
-        state: ``running`` until its end is recorded.
-        reason: why it failed, or None.
-        metrics: of the last epoch; null where a value is not finite.
-        epochs: recorded so far.
-        checkpoints: paths, oldest first.
-        group: workers that train it now, as an elastic trial reported, or None.
-        workers: those that trained its last epoch, likewise.
-    """
-
-    trial_id: str
-    label: str
-    params: dict[str, Value]
-    baseline: bool
-    optuna_number: int | None
-    state: State = "running"
-    reason: str | None = None
-    metrics: dict[str, float | None] = field(default_factory=dict)
-    epochs: int = 0
-    checkpoints: list[str] = field(default_factory=list)
-    group: int | None = None
-    workers: int | None = None
-
-    def values(self, objectives: Iterable[str]) -> list[float]:
-        """Values of the objectives in their own units; NaN where missing or not finite."""
-        known = (self.metrics.get(key) for key in objectives)
-        return [math.nan if value is None else value for value in known]
 
 
 class StudyRecord:
@@ -77,6 +38,7 @@ class StudyRecord:
         self.workers_per_trial = workers_per_trial
         self.tracking_uri = tracking_uri
         self.trials: dict[str, TrialRecord] = {}
+        self.runs: dict[str, RunRecord] = {}
 
     @classmethod
     def from_journal(cls, path: Path) -> "StudyRecord":
@@ -110,18 +72,32 @@ class StudyRecord:
                 params=event["params"],
                 baseline=event["baseline"],
                 optuna_number=event["optuna_number"],
+                seeds=self.spec.seeds,
+                runs=[self._begun(event, event["trial_id"])],
             )
+        elif kind == journal.REPLICATE_START:
+            self.trials[event["of"]].runs.append(self._begun(event, event["of"]))
         elif kind == journal.EPOCH:
-            trial = self.trials[event["trial_id"]]
-            trial.metrics, trial.epochs = event["metrics"], int(event["metrics"]["epoch"])
-            trial.workers = trial.group
+            run = self.runs[event["trial_id"]]
+            run.metrics, run.epochs = event["metrics"], int(event["metrics"]["epoch"])
+            run.workers = run.group
         elif kind == journal.WORKERS:
-            self.trials[event["trial_id"]].group = event["setup"]["workers"]
+            self.runs[event["trial_id"]].group = event["setup"]["workers"]
         elif kind == journal.CHECKPOINT:
-            self.trials[event["trial_id"]].checkpoints.append(event["path"])
+            self.runs[event["trial_id"]].checkpoints.append(event["path"])
         elif kind == journal.TRIAL_END:
-            trial = self.trials[event["trial_id"]]
-            trial.state, trial.reason = event["state"], event["reason"]
+            run = self.runs[event["trial_id"]]
+            run.state, run.reason = event["state"], event["reason"]
+
+    def _begun(self, event: Event, trial_id: str) -> RunRecord:
+        run = RunRecord(
+            run_id=event["trial_id"],
+            trial_id=trial_id,
+            # Journals of before there were several seeds do not say it.
+            seed=event.get("seed", self.spec.seed),
+        )
+        self.runs[run.run_id] = run
+        return run
 
     @property
     def finished(self) -> list[TrialRecord]:
@@ -184,6 +160,15 @@ class StudyRecord:
         lower = {c.metric: c.bound for c in own if c.relation == ">="}
         return {**upper, **maximum}, {**lower, **minimum}
 
+    def tied_with(self, trial: TrialRecord) -> list[TrialRecord]:
+        """Complete trials whose accuracy cannot be told apart from a trial's, by 95 % intervals.
+
+        Each comparison stands alone: of twenty truly equal settings, about one is told apart.
+        """
+        metric = self.spec.accuracy_metric
+        others = (other for other in self.complete if other is not trial)
+        return [other for other in others if trial.tied_with(other, metric)]
+
     def infeasible(self, trial: TrialRecord) -> list[str]:
         """The study's constraints that a trial breaks, in words; empty when it keeps them."""
         return [
@@ -236,6 +221,19 @@ class StudyRecord:
                     "reason": trial.reason,
                     "params": trial.params,
                     "metrics": trial.metrics,
+                    "stderr": self._spread(trial, trial.stderr),
+                    "interval": self._spread(trial, trial.interval),
+                    "runs": [
+                        {
+                            "run_id": run.run_id,
+                            "seed": run.seed,
+                            "state": run.state,
+                            "reason": run.reason,
+                            "metrics": run.metrics,
+                            "mlflow_run_id": run_ids.get(run.run_id),
+                        }
+                        for run in trial.runs
+                    ],
                     "infeasible": self.infeasible(trial) if trial.state == "complete" else None,
                     "mlflow_run_id": run_ids.get(trial.trial_id),
                 }
@@ -243,7 +241,15 @@ class StudyRecord:
             ],
             "front": [trial.trial_id for trial in front],
             "chosen": chosen and self.chosen_document(chosen),
+            "tied_with_chosen": chosen and [trial.trial_id for trial in self.tied_with(chosen)],
         }
+
+    def _spread(
+        self, trial: TrialRecord, of: Callable[[str], _Spread | None]
+    ) -> dict[str, _Spread] | None:
+        """What the seeds say of each objective's mean; None with fewer than two of them."""
+        spread = {key: of(key) for key in self.spec.objectives}
+        return {key: value for key, value in spread.items() if value is not None} or None
 
     def chosen_document(self, trial: TrialRecord) -> dict[str, Any]:
         """A trial with the settings document that trains it."""

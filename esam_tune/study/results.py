@@ -14,7 +14,8 @@ from esam_tune.errors import InputError, choose_from
 from esam_tune.metrics import METRICS
 from esam_tune.pareto import Rule
 from esam_tune.study.folder import StudyFolder
-from esam_tune.study.record import StudyRecord, TrialRecord
+from esam_tune.study.record import StudyRecord
+from esam_tune.study.trial_record import TrialRecord
 from esam_tune.yaml_file import write_yaml
 
 DEFAULT_RULE: Rule = "knee"

@@ -31,9 +31,12 @@ class _StudySearcher(Searcher):
         super().__init__()
         self._run = run
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         request = self._run.next_request()
-        return Searcher.FINISHED if request is None else request.to_dict()
+        if request is not None:
+            return request.to_dict()
+        # None is Tune's "ask again": a run under way may bring further seeds.
+        return None if self._run.waits else Searcher.FINISHED
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

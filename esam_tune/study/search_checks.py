@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from esam_tune.domains import Value
+from esam_tune.domains import SEED, Value
 from esam_tune.errors import InputError
 from esam_tune.study.grid import admitted_points, float_ranges, grid_size
 from esam_tune.study.spec import StudySpec
@@ -32,6 +32,12 @@ def check_search(spec: StudySpec) -> None:
             "early_stopping.grace_epochs",
             f"must be below a trial's {epochs} epochs, got {stopping.grace_epochs}",
             "lower it, or leave it out for one in eta of the epochs",
+        )
+    if spec.seed + spec.seeds - 1 > SEED.high:
+        raise InputError(
+            "seeds",
+            f"must keep seed + seeds - 1 at or below {SEED.high}, got {spec.seed} and {spec.seeds}",
+            "lower seed",
         )
 
 

@@ -35,6 +35,7 @@ _KEYS = (
     "trials",
     "max_concurrent",
     "seed",
+    "seeds",
     "sampler",
     "early_stopping",
 )
@@ -111,6 +112,7 @@ def parse_space(document: Mapping[str, Any], default_name: str) -> StudySpec:
         trials=int(COUNT.check("trials", document["trials"])),
         max_concurrent=None if concurrent is None else _count("max_concurrent", concurrent),
         seed=int(SEED.check("seed", document.get("seed", 0))),
+        seeds=_count("seeds", document.get("seeds", 1)),
         sampler=str(SAMPLER.check("sampler", document.get("sampler", "tpe"))),
         early_stopping=_early_stopping(document.get("early_stopping") or {"kind": "none"}),
     )
@@ -125,6 +127,7 @@ class Overrides:
     epochs: int | None = None
     max_concurrent: int | None = None
     seed: int | None = None
+    seeds: int | None = None
 
     def apply(self, spec: StudySpec) -> StudySpec:
         """The study with these values put over the file's.
@@ -143,6 +146,8 @@ class Overrides:
             spec = replace(spec, max_concurrent=_count("--max-concurrent", self.max_concurrent))
         if self.seed is not None:
             spec = replace(spec, seed=int(SEED.check("--seed", self.seed)))
+        if self.seeds is not None:
+            spec = replace(spec, seeds=_count("--seeds", self.seeds))
         return spec
 
 

@@ -49,6 +49,7 @@ def space_schema() -> Schema:
                 "trials": {**_value(COUNT), "description": "budget, baselines not counted"},
                 "max_concurrent": _or_null(_value(COUNT)),
                 "seed": _value(SEED),
+                "seeds": {**_value(COUNT), "description": "runs of each setting; default: 1"},
                 "sampler": _value(SAMPLER),
                 "early_stopping": _or_null(
                     _object(

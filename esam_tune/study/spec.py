@@ -138,7 +138,9 @@ class StudySpec:
         baselines: settings to compare with, in the order they run.
         trials: the search's budget, baselines not counted.
         max_concurrent: trials at a time, or None for as many as fit.
-        seed: of the sampler and of every trial.
+        seed: of the sampler, and the first of every setting's runs.
+        seeds: runs of each setting, under ``seed``, ``seed + 1`` and so on; a trial stopped early
+            has its first alone.
         sampler: that proposes settings, one of ``SAMPLERS``.
         early_stopping: of trials that fall behind.
         conditions: of the dimensions that only some trials search; without cycles.
@@ -156,6 +158,7 @@ class StudySpec:
     trials: int
     max_concurrent: int | None
     seed: int
+    seeds: int = 1
     sampler: str = "tpe"
     early_stopping: EarlyStopping = EarlyStopping()
     conditions: Mapping[str, Condition] = field(default_factory=dict)
@@ -257,14 +260,16 @@ class StudySpec:
                 sizes.append((field, int(baseline.params["batch_size"])))
         return sizes
 
-    def settings(self, params: Mapping[str, Value], origin: Mapping[str, Any]) -> TrialSettings:
-        """The full settings of a trial with these parameters."""
+    def settings(
+        self, params: Mapping[str, Value], origin: Mapping[str, Any], seed: int | None = None
+    ) -> TrialSettings:
+        """The full settings of a run with these parameters; ``seed`` None for the study's first."""
         return trial_settings(
             {
                 "task": asdict(self.task),
                 "training": asdict(self.training),
                 "params": dict(params),
-                "seed": self.seed,
+                "seed": self.seed if seed is None else seed,
                 "origin": dict(origin),
             }
         )
@@ -295,6 +300,7 @@ class StudySpec:
             "trials": self.trials,
             "max_concurrent": self.max_concurrent,
             "seed": self.seed,
+            "seeds": self.seeds,
             "sampler": self.sampler,
             "early_stopping": asdict(self.early_stopping),
         }

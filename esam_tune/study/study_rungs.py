@@ -56,7 +56,10 @@ class StudyRungs:
         """Take an epoch's metrics in; whether the trial goes on.
 
         One reported before changes nothing: a trial that goes on from a checkpoint repeats some.
+        Further seeds of a setting take no part: it has been through the rungs with its first.
         """
+        if trial_id not in self._trials:
+            return True
         costs = [self._cost(key, metrics.get(key)) for key in self._objectives]
         exempt = self._trials[trial_id].baseline
         return self._rungs.report(trial_id, int(metrics[EPOCH]), costs, exempt=exempt)

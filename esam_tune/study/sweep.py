@@ -1,61 +1,30 @@
-"""A sweep from its first check to its last line."""
+"""A sweep, and more seeds for its front, from the first check to the last line."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import logging
-import platform
-import signal
-import uuid
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-import esam_tune
-from esam_tune import journal
-from esam_tune.checkpoint_storage import OPTION, join
-from esam_tune.journal import Journal
+from esam_tune.checkpoint_storage import OPTION
+from esam_tune.domains import SEED
+from esam_tune.errors import InputError
 from esam_tune.study import cluster
-from esam_tune.study.feasibility import PredictedCost
-from esam_tune.study.folder import StudyFolder
+from esam_tune.study.execution import SweepResult, carry_out
 from esam_tune.study.node_data import check_all_nodes_have
-from esam_tune.study.placement import Placement
 from esam_tune.study.preflight import Plan, SweepOptions, check_plan, draw_up, preflight
-from esam_tune.study.progress import Progress
-from esam_tune.study.record import StudyRecord
-from esam_tune.study.results import DEFAULT_RULE, summarise, write_results
 from esam_tune.study.shared_storage import check_all_nodes_see
 from esam_tune.study.signals import stop_on_signals
 from esam_tune.study.space import Overrides
 from esam_tune.study.spec import StudySpec
-from esam_tune.tracking.spool import Tracker
-from esam_tune.tracking.store import artifact_root, local_uri, without_credentials
-from esam_tune.trial import RunRequest
 
-_log = logging.getLogger(__name__)
-
-_TRACKER_SECONDS = 30.0
-_TRACKER_SECONDS_STOPPED = 5.0
-
-Outcome = Literal["done", "failed", "interrupted", "terminated"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepResult:
-    """What came of it.
-
-    Args:
-        outcome: ``failed`` when no trial reached its end.
-        document: as the JSON contract has it.
-        record: of the study.
-        folder: of the study.
-    """
-
-    outcome: Outcome
-    document: dict[str, Any]
-    record: StudyRecord
-    folder: StudyFolder
+if TYPE_CHECKING:
+    from esam_tune.study.agenda import Agenda
+    from esam_tune.study.folder import StudyFolder
+    from esam_tune.study.proposals import Proposals
+    from esam_tune.study.record import StudyRecord
 
 
 def sweep(
@@ -72,10 +41,65 @@ def sweep(
     Raises:
         InputError: for whatever can be seen to be wrong before anything starts.
     """
+    from esam_tune.study.agenda import SearchAgenda
+
+    def plan_again() -> Plan:
+        return draw_up(space, overrides, options)
+
     plan = preflight(space, overrides, options)
+    for start in plan.warm_start:
+        console.print(start.notice(plan.spec.sampler), soft_wrap=True)
+    return _run(plan, plan_again, options, SearchAgenda, console)
+
+
+def refine(folder: StudyFolder, seeds: int, options: SweepOptions, console: Console) -> SweepResult:
+    """Spend more seeds on a study's front, so that the winner is not the luckiest.
+
+    Each member of the front and each baseline is run until it has so many seeds; what comes onto
+    the front as others leave it gets them, too. Nothing new is proposed.
+
+    Args:
+        folder: of the study.
+        seeds: that each is to have.
+        options: how it is run.
+        console: receives the live table.
+
+    Raises:
+        InputError: for whatever can be seen to be wrong before anything starts.
+    """
+    from esam_tune.study.agenda import RefineAgenda
+
+    resumed = replace(options, storage=folder.storage, resume=True)
+
+    def plan_again() -> Plan:
+        return draw_up(folder.record().spec, Overrides(), resumed)
+
+    record = folder.record()
+    if not record.front():
+        raise InputError(
+            "STUDY", f"{folder.name!r} has no front yet", "run or resume its sweep first"
+        )
+    if record.spec.seed + seeds - 1 > SEED.high:
+        raise InputError("--seeds", f"must keep seeds at or below {SEED.high}", "lower it")
+    plan = plan_again()
+    check_plan(plan, resumed)
+
+    def agenda_for(record: StudyRecord, _: Proposals) -> Agenda:
+        return RefineAgenda(record, seeds)
+
+    return _run(plan, plan_again, resumed, agenda_for, console)
+
+
+def _run(
+    plan: Plan,
+    plan_again: Callable[[], Plan],
+    options: SweepOptions,
+    agenda_for: Callable[[StudyRecord, Proposals], Agenda],
+    console: Console,
+) -> SweepResult:
     with stop_on_signals() as stop, plan.folder.lock():
         # Another process may have made or ended the study between the check and the lock.
-        checked, plan = plan, draw_up(space, overrides, options)
+        checked, plan = plan, plan_again()
         if plan != checked:
             check_plan(plan, options)
         with (
@@ -86,128 +110,4 @@ def sweep(
             where, field = plan.checkpoint_storage or str(plan.folder.path), "--storage"
             check_all_nodes_see(where, OPTION if plan.checkpoint_storage else field)
             check_all_nodes_have(plan.spec.task, placement.gpus_per_worker)
-            return _run(plan, options, placement, stop, console)
-
-
-def _run(
-    plan: Plan,
-    options: SweepOptions,
-    placement: Placement,
-    stop: list[signal.Signals],
-    console: Console,
-) -> SweepResult:
-    from esam_tune.study.proposals import Proposals
-    from esam_tune.study.runner import StudyInterrupted, run_trials
-    from esam_tune.study.scheduler import RungScheduler
-    from esam_tune.study.study_run import StudyRun
-    from esam_tune.study.study_rungs import StudyRungs
-
-    folder = plan.folder
-    writer = Journal(folder.journal)
-    record = _open_record(plan, writer)
-    tracker = Tracker(
-        plan.uri, artifact_root(options.storage, plan.uri), folder.journal, folder.cursor
-    )
-    tracker.start()
-    predicted = PredictedCost(plan.spec, plan.workers)
-    proposals = Proposals(
-        plan.optuna_storage or folder.optuna,
-        plan.spec,
-        predicted.admits,
-        study_name=None if plan.optuna_storage is None else folder.optuna_name(),
-    )
-    proposals.settle(record)
-    tune_folder = folder.new_tune_folder()
-    request = RunRequest(
-        settings={},
-        run_id="",
-        storage=join(tune_folder, "groups"),
-        workers=plan.workers,
-        min_workers=plan.min_workers,
-        gpus_per_worker=placement.gpus_per_worker,
-        threads=placement.threads,
-        max_failures=options.max_failures,
-        checkpoint_seconds=options.checkpoint_seconds,
-    )
-    rungs = StudyRungs.rebuilt(record, (event for event, _ in journal.read(folder.journal)))
-    run = StudyRun(record, writer, proposals, request, rungs.stopped)
-    run.end_stopped()
-    outcome: Outcome = "failed"
-    try:
-        with Progress(record, console) as progress:
-
-            def on_step() -> None:
-                progress.update()
-                if stop:
-                    raise StudyInterrupted
-
-            if run.remaining:
-                run_trials(
-                    run,
-                    tune_folder,
-                    max_concurrent=placement.max_concurrent,
-                    on_step=on_step,
-                    scheduler=RungScheduler(rungs),
-                )
-        outcome = "done" if record.complete else "failed"
-    except StudyInterrupted:
-        outcome = "terminated" if signal.SIGTERM in stop else "interrupted"
-    finally:
-        _finish(record, folder, writer, outcome)
-        if not tracker.close(_TRACKER_SECONDS if outcome == "done" else _TRACKER_SECONDS_STOPPED):
-            _log.warning(
-                "not every record has reached MLflow at %s; --resume sends the rest",
-                without_credentials(plan.uri),
-            )
-    if all(trial.state != "running" for trial in record.trials.values()):
-        folder.drop_tune_folders()
-    return SweepResult(
-        outcome=outcome, document=summarise(folder, record), record=record, folder=folder
-    )
-
-
-def _open_record(plan: Plan, writer: Journal) -> StudyRecord:
-    if plan.folder.exists():
-        record = StudyRecord.from_journal(plan.folder.journal)
-        if record.spec != plan.spec:
-            record.apply(writer.append(journal.BUDGET, durable=True, space=plan.spec.to_dict()))
-        writer.append(journal.STUDY_RESUME)
-        return record
-    local = plan.uri == local_uri(plan.folder.storage)
-    event = writer.append(
-        journal.STUDY,
-        durable=True,
-        study_id=uuid.uuid4().hex,
-        space=plan.spec.to_dict(),
-        workers_per_trial=plan.workers,
-        min_workers=plan.min_workers,
-        checkpoint_storage=plan.checkpoint_storage,
-        optuna_storage=plan.optuna_storage and without_credentials(plan.optuna_storage),
-        # The store inside the storage is found by the storage, wherever that is moved to.
-        tracking_uri=None if local else without_credentials(plan.uri),
-        versions=_versions(),
-    )
-    return StudyRecord(plan.spec, event["workers_per_trial"], without_credentials(plan.uri))
-
-
-def _finish(record: StudyRecord, folder: StudyFolder, writer: Journal, outcome: Outcome) -> None:
-    chosen = record.pick(DEFAULT_RULE)
-    front = [trial.trial_id for trial in record.front()]
-    artifacts = write_results(folder, record)
-    writer.append(
-        journal.STUDY_END,
-        durable=True,
-        state="interrupted" if outcome == "terminated" else outcome,
-        artifacts=[str(path) for path in artifacts],
-        front=front,
-        dominated=[t.trial_id for t in record.complete if t.trial_id not in front],
-        chosen=chosen and chosen.trial_id,
-    )
-    writer.close()
-
-
-def _versions() -> dict[str, str]:
-    names = ("torch", "ray", "optuna", "mlflow-skinny")
-    found = {name: importlib.metadata.version(name) for name in names}
-    # A job's cluster has the dependencies installed; this package comes with the upload.
-    return {"esam-tune": esam_tune.__version__, **found, "python": platform.python_version()}
+            return carry_out(plan, options, placement, agenda_for, stop, console)

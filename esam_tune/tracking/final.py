@@ -5,7 +5,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from esam_tune.tracking.store import BATCH, connect, experiment, log_params, points
+from esam_tune.tracking.store import connect, experiment, log_metrics, log_params, points
 
 
 def log_training(
@@ -55,8 +55,7 @@ def log_training(
     log_params(client, run_id, logged_params)
     ended = int((started + document["seconds"]) * 1000)
     logged = [p for metrics in document["history"] for p in points(metrics, ended)]
-    for start in range(0, len(logged), BATCH):
-        client.log_batch(run_id, metrics=logged[start : start + BATCH])
+    log_metrics(client, run_id, logged)
     for path in artifacts:
         client.log_artifact(run_id, str(path))
     client.set_terminated(run_id, "FINISHED", end_time=ended)

@@ -1,124 +1,141 @@
 """The journal's way to MLflow: in a thread of its own, resumable, nothing twice.
 
-A server that is slow or away delays the pictures, never the study.
+A server that is slow, away or refuses something delays the pictures, never the study.
 """
 
-import json
 import logging
-import os
 import threading
-from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from datetime import UTC, datetime
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from esam_tune import journal
 from esam_tune.journal import Event
-from esam_tune.tracking.store import (
-    BATCH,
-    VALUE_LENGTH,
-    connect,
-    error_text,
-    experiment,
-    log_params,
-    points,
-    without_credentials,
-)
+from esam_tune.tracking.cursor import Cursor, turn
+from esam_tune.tracking.runs import NoRunError, StudyRuns
+from esam_tune.tracking.store import BATCH, connect, error_text, without_credentials
+from esam_tune.tracking.view import View
 
 _log = logging.getLogger(__name__)
 
-_STUDY_TAG = "esam_tune.study_id"
-_TRIAL_TAG = "esam_tune.trial_id"
 _POLL_SECONDS = 1.0
 _LONGEST_WAIT = 30.0
-
-
-@dataclass(kw_only=True)
-class Cursor:
-    """How far the journal has been shipped, and the runs made so far.
-
-    Args:
-        offset: bytes of the journal that the server has.
-        parent_run_id: of the study's run.
-        run_ids: trial id -> run id.
-    """
-
-    offset: int = 0
-    parent_run_id: str | None = None
-    run_ids: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def load(cls, path: Path) -> "Cursor":
-        """Read a cursor; a fresh one when there is none or it is torn.
-
-        Starting over is safe: runs are found again by their tags.
-        """
-        try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError):
-            return cls()
-
-    def save(self, path: Path) -> None:
-        """Replace the file in one go."""
-        scratch = path.with_suffix(".tmp")
-        with scratch.open("w", encoding="utf-8") as file:
-            json.dump(asdict(self), file)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
+_VIEW_SECONDS = 30.0
+_SECOND_CHANCE_SECONDS = 600.0
+# Attempts at one request, while the server takes others, before it is set aside.
+_PATIENCE = 3
+# Events between two notes of how far a long journal has been shipped.
+_NOTE_EVERY = 100
+# Stands for the view in the place of an event's first byte.
+_VIEW = -1
 
 
 class Tracker:
-    """Ships a study's journal to MLflow in the background.
+    """Ships a study's journal to MLflow.
 
-    What is sent twice after a crash arrives once: runs are found again by their tags, and MLflow
-    keeps one copy of a metric with the same step, time and value.
+    Several processes may do so at once, for one server: they take turns. What is sent twice after
+    a crash arrives once, see :mod:`esam_tune.tracking.runs`.
 
     Args:
         uri: of the tracking server or store.
         artifact_root: where artifacts go, or None for the server's own choice.
         journal_path: of the study's journal.
-        cursor_path: where to remember what was sent.
+        cursor_path: where to remember what was sent to this server.
+        view: of the study, fresh.
     """
 
     def __init__(
-        self, uri: str, artifact_root: Path | None, journal_path: Path, cursor_path: Path
+        self,
+        uri: str,
+        artifact_root: Path | None,
+        journal_path: Path,
+        cursor_path: Path,
+        view: View,
     ) -> None:
         self.cursor = Cursor.load(cursor_path)
         self._uri = uri
         self._artifact_root = artifact_root
         self._journal_path = journal_path
         self._cursor_path = cursor_path
+        self._view = view
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="tracker", daemon=True)
-        self._client: Any = None
-        # Whether the server may have runs that the cursor does not name.
+        self._runs: StudyRuns | None = None
+        self._observed = 0
+        # Whether the server may hold something else than is known here.
         self._unsure = True
-        self._complained = False
+        self._complained = self._told = False
+        self._failures: Counter[int] = Counter()
+        self._troubled = False
+        self._view_sent = -_VIEW_SECONDS
+        self._second_chance = 0.0
 
     def start(self) -> None:
-        """Begin shipping."""
+        """Begin shipping in the background."""
         self._thread.start()
 
     def close(self, timeout: float) -> bool:
         """Ship what is left and stop; whether all of it arrived within ``timeout`` seconds."""
         self._closing.set()
         self._thread.join(timeout)
-        return not self._thread.is_alive() and self.cursor.offset == self._journal_size()
+        return not self._thread.is_alive() and self.arrived
 
-    def _journal_size(self) -> int:
-        return self._journal_path.stat().st_size
+    @property
+    def arrived(self) -> bool:
+        """Whether the server has all of the journal as it is now."""
+        up_to_date = self.cursor.viewed == self.cursor.offset
+        return up_to_date and not self.cursor.set_aside and not self.unsent()
+
+    def unsent(self) -> int:
+        """Count of the journal's events that have not been dealt with."""
+        return sum(1 for _ in journal.read(self._journal_path, self.cursor.offset))
+
+    def ship_all(self) -> None:
+        """Ship everything, in this thread; what was set aside gets another chance.
+
+        Raises:
+            Exception: the server's answer, when it takes nothing.
+        """
+        self._closing.set()
+        self._troubled = True
+        for attempt in range(_PATIENCE):
+            try:
+                self._ship()
+                return
+            except Exception:
+                if attempt == _PATIENCE - 1:
+                    raise
+                time.sleep(_POLL_SECONDS)
+
+    def set_aside(self) -> list[tuple[Event | None, str]]:
+        """What the server refuses, with its answers; None stands for description and tags."""
+        found = []
+        for begin, answer in self.cursor.set_aside.items():
+            event = None if int(begin) == _VIEW else self._event_at(int(begin))
+            found.append((event, answer))
+        return found
+
+    def _event_at(self, begin: int) -> Event:
+        return next(journal.read(self._journal_path, begin))[0]
 
     def _loop(self) -> None:
         wait = _POLL_SECONDS
-        while True:
-            last = self._closing.is_set()
+        chances = _PATIENCE
+        while chances:
+            # A failure of the last look may pass; the time that is given to it is close()'s matter.
+            chances -= self._closing.is_set()
             try:
                 self._ship()
                 wait, self._complained = _POLL_SECONDS, False
+                if chances < _PATIENCE:
+                    return
             except Exception as error:  # noqa: BLE001 - tracking must never end a study
-                self._unsure = True
                 if not self._complained:
                     _log.warning(
                         "MLflow at %s does not take records (%s); they are kept and sent later",
@@ -127,163 +144,165 @@ class Tracker:
                     )
                 self._complained = True
                 wait = min(2 * wait, _LONGEST_WAIT)
-            if last:
-                return
-            self._closing.wait(wait)
+            if chances < _PATIENCE:
+                time.sleep(_POLL_SECONDS)
+            else:
+                self._closing.wait(wait)
 
     def _ship(self) -> None:
-        events = list(journal.read(self._journal_path, self.cursor.offset))
-        if not events:
+        closing = self._closing.is_set()
+        now = time.monotonic()
+        behind = self.cursor.viewed != self.cursor.offset
+        view_due = behind and (closing or now - self._view_sent >= _VIEW_SECONDS)
+        chance_due = bool(self.cursor.set_aside) and (closing or now >= self._second_chance)
+        # Requests whose answers were lost may have been carried out late: look once more.
+        audit = closing and self._troubled
+        if not (view_due or chance_due or audit or self._has_news()):
             return
-        self._connect()
-        metrics: dict[str, list[Any]] = defaultdict(list)
-        for event, offset in events:
-            if event["event"] == journal.EPOCH:
-                metrics[self.cursor.run_ids[event["trial_id"]]] += points(
-                    event["metrics"], _milliseconds(event)
-                )
-                continue
-            self._send_metrics(metrics)
-            self._send(event)
-            self.cursor.offset = offset
-            self.cursor.save(self._cursor_path)
-        self._send_metrics(metrics)
-        self.cursor.offset = events[-1][1]
-        self.cursor.save(self._cursor_path)
+        with turn(self._cursor_path):
+            mine, self.cursor = self.cursor, Cursor.load(self._cursor_path)
+            # Another process may have shipped meanwhile, or the file may be lost.
+            self._unsure |= audit or mine != self.cursor
+            before = deepcopy(self.cursor)
+            try:
+                runs = self._connected()
+                self._ship_events(runs)
+                if chance_due:
+                    self._ship_set_aside(runs)
+                if closing or now - self._view_sent >= _VIEW_SECONDS:
+                    self._attempt(_VIEW, runs.send_view, runs)
+                    self.cursor.viewed, self._view_sent = self.cursor.offset, now
+            except Exception:
+                self._unsure = self._troubled = True
+                raise
+            finally:
+                if self.cursor != before:
+                    self.cursor.save(self._cursor_path)
+        if audit:
+            self._troubled = False
 
-    def _connect(self) -> None:
-        if self._client is None:
-            self._client = connect(self._uri)
+    def _has_news(self) -> bool:
+        return next(journal.read(self._journal_path, self.cursor.offset), None) is not None
+
+    def _connected(self) -> StudyRuns:
+        """The study's runs, with all observed that was shipped, and the server's state known."""
+        if self._runs is None:
+            client = connect(self._uri, retries=0)
+            folder = self._journal_path.parent
+            self._runs = StudyRuns(client, self.cursor, self._artifact_root, folder, self._view)
+        self._runs.cursor = self.cursor
+        # The first event names the study, by which its runs are found.
+        for event, _, end in self._events(self._observed):
+            if self._observed and end > self.cursor.offset:
+                break
+            self._observe(self._runs, event, end)
         if self._unsure:
-            self._find_runs()
+            self._runs.find()
             self._unsure = False
+        return self._runs
 
-    def _find_runs(self) -> None:
-        """Learn of children that were created without being noted down: a death or a lost reply."""
-        if self.cursor.parent_run_id is None:
+    def _events(self, begin: int) -> Iterator[tuple[Event, int, int]]:
+        """Each event from a byte on, with its first byte and the one behind it."""
+        for event, end in journal.read(self._journal_path, begin):
+            yield event, begin, end
+            begin = end
+
+    def _observe(self, runs: StudyRuns, event: Event, end: int) -> None:
+        if end > self._observed:
+            runs.observe(event)
+            self._observed = end
+
+    def _ship_events(self, runs: StudyRuns) -> None:
+        epochs: list[tuple[Event, int]] = []
+        for count, (event, begin, end) in enumerate(self._events(self.cursor.offset), 1):
+            self._observe(runs, event, end)
+            if event["event"] == journal.EPOCH:
+                epochs.append((event, begin))
+            else:
+                self._attempt(begin, partial(runs.send, event), runs)
+            if len(epochs) >= BATCH:
+                self._ship_epochs(runs, epochs)
+            self.cursor.offset = epochs[0][1] if epochs else end
+            if count % _NOTE_EVERY == 0:
+                self.cursor.save(self._cursor_path)
+        if epochs:
+            self._ship_epochs(runs, epochs)
+            self.cursor.offset = end
+
+    def _ship_epochs(self, runs: StudyRuns, epochs: list[tuple[Event, int]]) -> None:
+        """Ship epochs together, or, when that is refused, one by one."""
+        try:
+            runs.send_metrics(event for event, _ in epochs)
+        except Exception as error:  # noqa: BLE001 - one of them may be what the server refuses
+            self._require_refusal(epochs[0][1], error, runs)
+            for event, begin in epochs:
+                self._failures[begin] = _PATIENCE - 1
+                self._attempt(begin, partial(runs.send_metrics, [event]), runs)
+        epochs.clear()
+
+    def _ship_set_aside(self, runs: StudyRuns) -> None:
+        self._second_chance = time.monotonic() + _SECOND_CHANCE_SECONDS
+        for begin in sorted(map(int, self.cursor.set_aside)):
+            self._failures[begin] = _PATIENCE - 1
+            if begin == _VIEW:
+                request = runs.send_view
+            else:
+                event = self._event_at(begin)
+                epoch = event["event"] == journal.EPOCH
+                request = (
+                    partial(runs.send_metrics, [event]) if epoch else partial(runs.send, event)
+                )
+            self._attempt(begin, request, runs)
+
+    def _attempt(self, begin: int, request: Callable[[], Any], runs: StudyRuns) -> None:
+        """Send something; set it aside when the server refuses it alone."""
+        try:
+            request()
+        except Exception as error:
+            if begin == 0:
+                # Without the study's own run there is no place for anything else.
+                raise
+            self._require_refusal(begin, error, runs)
+            if not self._told:
+                _log.warning(
+                    "MLflow at %s refuses a record (%s); what it refuses is set aside, and tried "
+                    "again later and by `esam-tune sync`",
+                    without_credentials(self._uri),
+                    error_text(error, self._uri),
+                )
+            # It may have been carried out all the same.
+            self._told = self._unsure = True
+            self.cursor.set_aside[str(begin)] = error_text(error, self._uri)
+        else:
+            self.cursor.set_aside.pop(str(begin), None)
+            self._failures.pop(begin, None)
+
+    def _require_refusal(self, begin: int, error: Exception, runs: StudyRuns) -> None:
+        """Raise the error again, unless it is of what was sent, as the server takes other things.
+
+        A server in trouble fails at all it is asked, sooner or later; a record that it cannot take
+        fails every time, and would keep back all that follow.
+        """
+        if isinstance(error, NoRunError):
             return
-        parent = self._client.get_run(self.cursor.parent_run_id)
-        for run in self._search(
-            parent.info.experiment_id, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
-        ):
-            self.cursor.run_ids.setdefault(run.data.tags[_TRIAL_TAG], run.info.run_id)
-
-    def _search(self, experiment_id: str, condition: str) -> Iterable[Any]:
-        token = None
-        while True:
-            page = self._client.search_runs(
-                [experiment_id], filter_string=condition, page_token=token
-            )
-            yield from page
-            token = page.token
-            if not token:
-                return
-
-    def _send(self, event: Event) -> None:
-        kind = event["event"]
-        if kind == journal.STUDY:
-            self._start_study(event)
-        elif kind == journal.TRIAL_START:
-            self._start_trial(event)
-        elif kind == journal.WORKERS:
-            self._tag_setup(event)
-        elif kind == journal.TRIAL_END:
-            self._end_trial(event)
-        elif kind == journal.STUDY_RESUME:
-            self._client.update_run(self.cursor.parent_run_id, status="RUNNING")
-        elif kind == journal.BUDGET:
-            self._client.log_dict(self.cursor.parent_run_id, event["space"], "space.yaml")
-            self._client.set_tag(
-                self.cursor.parent_run_id, "esam_tune.trials", str(event["space"]["trials"])
-            )
-        elif kind == journal.STUDY_END:
-            self._end_study(event)
-
-    def _start_study(self, event: Event) -> None:
-        experiment_id = experiment(self._client, self._artifact_root)
-        condition = f"tags.`{_STUDY_TAG}` = '{event['study_id']}'"
-        earlier = next(iter(self._search(experiment_id, condition)), None)
-        space = event["space"]
-        if earlier is None:
-            earlier = self._client.create_run(
-                experiment_id,
-                start_time=_milliseconds(event),
-                run_name=space["name"],
-                tags={
-                    _STUDY_TAG: event["study_id"],
-                    "esam_tune.study": space["name"],
-                    "esam_tune.kind": "study",
-                    "mlflow.note.content": space["description"],
-                    **{f"esam_tune.{key}": value for key, value in event["versions"].items()},
-                },
-            )
-        self.cursor.parent_run_id = earlier.info.run_id
-        self._find_runs()
-        params = {
-            **{f"task.{key}": value for key, value in space["task"].items()},
-            **{f"training.{key}": value for key, value in space["training"].items()},
-            **{f"objective.{key}": value for key, value in space["objectives"].items()},
-            **{f"search.{key}": json.dumps(value) for key, value in space["search"].items()},
-            "trials": space["trials"],
-            "seed": space["seed"],
-            "workers_per_trial": event["workers_per_trial"],
-        }
-        log_params(self._client, self.cursor.parent_run_id, params)
-        self._client.log_dict(self.cursor.parent_run_id, space, "space.yaml")
-
-    def _start_trial(self, event: Event) -> None:
-        trial_id = event["trial_id"]
-        if trial_id not in self.cursor.run_ids:
-            parent = self._client.get_run(self.cursor.parent_run_id)
-            run = self._client.create_run(
-                parent.info.experiment_id,
-                start_time=_milliseconds(event),
-                run_name=event["label"],
-                tags={
-                    "mlflow.parentRunId": parent.info.run_id,
-                    _TRIAL_TAG: trial_id,
-                    "esam_tune.study": parent.data.tags["esam_tune.study"],
-                    "esam_tune.kind": "baseline" if event["baseline"] else "search",
-                },
-            )
-            self.cursor.run_ids[trial_id] = run.info.run_id
-        self._tag_setup(event)
-        log_params(self._client, self.cursor.run_ids[trial_id], event["params"])
-
-    def _tag_setup(self, event: Event) -> None:
-        """Tag a trial with what its worker count makes of it; a tag, as the count may change."""
-        for key, value in event.get("setup", {}).items():
-            if value is not None:
-                run_id = self.cursor.run_ids[event["trial_id"]]
-                self._client.set_tag(run_id, f"esam_tune.{key}", str(value))
-
-    def _end_trial(self, event: Event) -> None:
-        run_id = self.cursor.run_ids[event["trial_id"]]
-        self._client.set_tag(run_id, "esam_tune.state", event["state"])
-        if event["reason"]:
-            self._client.set_tag(run_id, "esam_tune.reason", event["reason"][:VALUE_LENGTH])
-        status = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}[event["state"]]
-        self._client.set_terminated(run_id, status, end_time=_milliseconds(event))
-
-    def _end_study(self, event: Event) -> None:
-        parent = self.cursor.parent_run_id
-        for path in event["artifacts"]:
-            self._client.log_artifact(parent, path)
-        for trial_id, run_id in self.cursor.run_ids.items():
-            for place in ("front", "dominated"):
-                if trial_id in event[place]:
-                    self._client.set_tag(run_id, "esam_tune.pareto", place)
-        if event["chosen"]:
-            self._client.set_tag(parent, "esam_tune.chosen", event["chosen"])
-        status = {"done": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[event["state"]]
-        self._client.set_terminated(parent, status, end_time=_milliseconds(event))
-
-    def _send_metrics(self, metrics: dict[str, list[Any]]) -> None:
-        for run_id, listed in metrics.items():
-            for start in range(0, len(listed), BATCH):
-                self._client.log_batch(run_id, metrics=listed[start : start + BATCH])
-        metrics.clear()
+        self._failures[begin] += 1
+        if self._failures[begin] < _PATIENCE and not _says_no(error):
+            raise error
+        try:
+            runs.write_probe(datetime.now(UTC).isoformat(timespec="seconds"))
+        except Exception:  # noqa: BLE001 - the server's trouble, then
+            raise error from None
 
 
-def _milliseconds(event: Event) -> int:
-    return int(event["time"] * 1000)
+def _says_no(error: Exception) -> bool:
+    """Whether an answer is a verdict on the request, that will be the same next time."""
+    status = getattr(error, "get_http_status_code", lambda: 0)()
+    passing = (
+        HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.FORBIDDEN,
+        HTTPStatus.REQUEST_TIMEOUT,
+        HTTPStatus.TOO_MANY_REQUESTS,
+    )
+    return HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and (
+        status not in passing
+    )

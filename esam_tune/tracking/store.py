@@ -7,7 +7,7 @@ import socket
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,29 @@ from esam_tune.errors import InputError
 
 EXPERIMENT = "esam-tune"
 BATCH = 500  # metrics a request; MLflow takes 1,000
-VALUE_LENGTH = 500  # characters of a parameter or tag
+DESCRIPTION_LENGTH = 5000  # characters, as older servers have it; today's take 8,000
+_PARAMS = 100  # parameters or tags a request
+_KEY_LENGTH = 250
+_PARAM_LENGTH = 6000
+_TAG_LENGTH = 5000
 _CONNECT_SECONDS = 3.0
 _TEXT_LENGTH = 200
 _UNREADABLE = "(a URI that cannot be read)"
 _SERVER_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
 
 
-def connect(uri: str) -> Any:
-    """An MLflow client that gives up soon: whoever calls it tries again later."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+def connect(uri: str, *, retries: int | None = None) -> Any:
+    """An MLflow client that gives up soon: whoever calls it tries again later.
+
+    Args:
+        uri: of the tracking server or store.
+        retries: that the client makes by itself, unseen by its caller, from now on and in this
+            whole process; None for as many as the environment says, or 1.
+    """
+    if retries is None:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    else:
+        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(retries)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
@@ -43,27 +56,45 @@ def experiment(client: Any, artifact_root: Path | None) -> str:
             client.restore_experiment(known.experiment_id)
         return str(known.experiment_id)
     location = None if artifact_root is None else (artifact_root.resolve() / EXPERIMENT).as_uri()
-    return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+    # Without it MLflow 3 shows an experiment among those on language models.
+    tags = {"mlflow.experimentKind": "custom_model_development"}
+    return str(client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags))
 
 
 def log_params(client: Any, run_id: str, params: Mapping[str, Any]) -> None:
-    """Log parameters, cut to what every store takes."""
+    """Log parameters, cut to what every store takes; None is none."""
     from mlflow.entities import Param
 
-    listed = [Param(key, str(value)[:VALUE_LENGTH]) for key, value in params.items()]
-    client.log_batch(run_id, params=listed)
+    given = {key: str(value) for key, value in params.items() if value is not None}
+    listed = [Param(key[:_KEY_LENGTH], value[:_PARAM_LENGTH]) for key, value in given.items()]
+    for start in range(0, len(listed), _PARAMS):
+        client.log_batch(run_id, params=listed[start : start + _PARAMS])
 
 
-def points(metrics: Mapping[str, float | None], milliseconds: int) -> list[Any]:
-    """One epoch's finite metrics as MLflow takes them, at the absolute epoch as their step."""
+def log_tags(client: Any, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags, cut likewise."""
+    from mlflow.entities import RunTag
+
+    listed = [RunTag(key[:_KEY_LENGTH], value[:_TAG_LENGTH]) for key, value in tags.items()]
+    for start in range(0, len(listed), _PARAMS):
+        client.log_batch(run_id, tags=listed[start : start + _PARAMS])
+
+
+def log_metrics(client: Any, run_id: str, points: Sequence[tuple[str, float, int, int]]) -> None:
+    """Log metrics: of each its key, value, time in milliseconds, and step."""
     from mlflow.entities import Metric
 
+    for start in range(0, len(points), BATCH):
+        listed = [Metric(*point) for point in points[start : start + BATCH]]
+        client.log_batch(run_id, metrics=listed)
+
+
+def points(
+    metrics: Mapping[str, float | None], milliseconds: int
+) -> list[tuple[str, float, int, int]]:
+    """One epoch's finite metrics for :func:`log_metrics`, at the absolute epoch as their step."""
     step = int(metrics["epoch"] or 0)
-    return [
-        Metric(key, value, milliseconds, step)
-        for key, value in metrics.items()
-        if value is not None
-    ]
+    return [(key, value, milliseconds, step) for key, value in metrics.items() if value is not None]
 
 
 def local_uri(storage: Path) -> str:
@@ -76,40 +107,53 @@ def artifact_root(storage: Path, uri: str) -> Path | None:
     return storage.absolute() / "mlartifacts" if uri == local_uri(storage) else None
 
 
-def check_uri(uri: str) -> None:
-    """Require that a tracking store can be reached, within seconds and without MLflow.
+def check_form(uri: str) -> None:
+    """Require that an address is of a tracking store, whether or not that can be reached now.
 
     Raises:
         InputError: naming ``--tracking-uri``.
     """
-    shown = without_credentials(uri)
-    scheme = uri.partition("://")[0].lower()
-    kind = scheme.partition("+")[0]
+    shown, kind = without_credentials(uri), _kind(uri)
     if "://" not in uri or shown == _UNREADABLE or kind not in (*_SERVER_PORTS, "sqlite"):
         raise InputError(
             "--tracking-uri",
             f"must be a {', '.join(_SERVER_PORTS)} or sqlite URI, got {shown!r}",
             "write http://HOST:PORT or sqlite:////ABSOLUTE/FILE.db",
         )
+    if kind not in ("http", "https"):
+        _require_driver(uri)
+    if kind == "sqlite":
+        path = urllib.parse.urlsplit(uri).path[1:]
+        if not path or not Path(path).absolute().parent.is_dir():
+            raise InputError("--tracking-uri", f"no folder for {shown!r}", "create it")
+
+
+def check_uri(uri: str) -> None:
+    """Require that a tracking store can be reached, within seconds and without MLflow.
+
+    Raises:
+        InputError: naming ``--tracking-uri``.
+    """
+    check_form(uri)
+    kind = _kind(uri)
     try:
         if kind in ("http", "https"):
             _ask(uri)
-            return
-        _require_driver(uri)
-        if kind == "sqlite":
-            path = urllib.parse.urlsplit(uri).path[1:]
-            if not path or not Path(path).absolute().parent.is_dir():
-                raise InputError("--tracking-uri", f"no folder for {shown!r}", "create it")
-            return
-        parts = urllib.parse.urlsplit(uri)
-        where = (parts.hostname or "", parts.port or _SERVER_PORTS[kind])
-        socket.create_connection(where, timeout=_CONNECT_SECONDS).close()
+        elif kind != "sqlite":
+            parts = urllib.parse.urlsplit(uri)
+            where = (parts.hostname or "", parts.port or _SERVER_PORTS[kind])
+            socket.create_connection(where, timeout=_CONNECT_SECONDS).close()
     except (OSError, http.client.HTTPException) as error:
+        shown = without_credentials(uri)
         raise InputError(
             "--tracking-uri",
             f"no tracking server answers at {shown!r} ({getattr(error, 'reason', error)})",
             "start it, or leave the option out to log into the storage",
         ) from None
+
+
+def _kind(uri: str) -> str:
+    return uri.partition("://")[0].lower().partition("+")[0]
 
 
 def _ask(uri: str) -> None:
@@ -146,6 +190,8 @@ def error_text(error: BaseException, uri: str) -> str:
     """
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else type(error).__name__
+    # Of a request that failed below HTTP, what was asked and the innermost cause.
+    text = re.sub(r" failed with exception .*\(Caused by (.*)\)$", r": \1", text)
     login = uri.partition("://")[2].partition("/")[0].rpartition("@")[0]
     password = login.partition(":")[2]
     for secret in (f"{login}@", password, urllib.parse.unquote(password)):

@@ -1,0 +1,65 @@
+"""``refine``: spend more seeds on a study's front."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from esam_tune.cli.arguments import (
+    EXIT_CODES,
+    add_address,
+    add_json,
+    add_tracking_uri,
+    add_verb,
+    count,
+    print_json,
+    tracking_uri,
+)
+from esam_tune.cli.worker_options import add_max_failures, add_worker_resources, worker_shape
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb and its options."""
+    text = "run a study's front and baselines under more seeds, so that the luckiest does not win"
+    parser = add_verb(verbs, "refine", run, text)
+    parser.add_argument("study", metavar="STUDY", help="name of the study")
+    parser.add_argument(
+        "--seeds",
+        type=count,
+        required=True,
+        metavar="N",
+        help="that each setting of the front is to have, those it has included",
+    )
+    add_worker_resources(parser)
+    add_max_failures(parser)
+    add_address(parser)
+    add_tracking_uri(parser)
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the verb; the exit code."""
+    from rich.console import Console
+
+    from esam_tune.study.closing import print_result
+    from esam_tune.study.folder import study_folder
+    from esam_tune.study.preflight import SweepOptions
+    from esam_tune.study.sweep import refine
+
+    how = SweepOptions(
+        storage=options.storage,
+        tracking_uri=tracking_uri(options),
+        address=options.address,
+        shape=worker_shape(options),
+        max_failures=options.max_failures,
+    )
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=not sys.stderr.isatty())
+    folder = study_folder(options.storage, options.study)
+    result = refine(folder, options.seeds, how, console)
+    if options.json:
+        print_json(result.document)
+    else:
+        again = f"refine {folder.name} --seeds {options.seeds}"
+        print_result(result, Console(highlight=False, markup=False), again)
+    return EXIT_CODES[result.outcome]

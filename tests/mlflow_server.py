@@ -1,0 +1,69 @@
+"""A real MLflow server on the loopback, which a test may kill and start again."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
+
+from ports import free_port
+
+_START_SECONDS = 120.0
+
+
+class MlflowServer:
+    """A server on one port with one database, whatever happens to its process."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._process = None
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+
+    def start(self):
+        """Start it, and wait until it answers."""
+        store = f"sqlite:///{self.folder / 'server.db'}"
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        command += ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+            )
+        end = time.monotonic() + _START_SECONDS
+        while time.monotonic() < end:
+            assert self._process.poll() is None, (self.folder / "server.log").read_text()
+            with suppress(OSError):
+                urllib.request.urlopen(f"{self.uri}/health", timeout=1).close()
+                return
+            time.sleep(0.1)
+        raise AssertionError("the server did not start")
+
+    def stop(self):
+        """Let it hang: it takes connections, and answers none until it goes on."""
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def go_on(self):
+        """Let it answer what has piled up, and all that follows."""
+        os.killpg(self._process.pid, signal.SIGCONT)
+
+    def kill(self):
+        """End it as a lost machine does, its workers too."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
