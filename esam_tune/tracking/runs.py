@@ -271,6 +271,7 @@ class StudyRuns:
                 _STUDY_TAG: self._started["study_id"],
                 _TRIAL_TAG: trial_id,
                 "study": self._space["name"],
+                "seed": str(event["seed"]) if "seed" in event else None,
             }
             if event["event"] == journal.REPLICATE_START:
                 name = f"seed {event['seed']}"
@@ -285,8 +286,7 @@ class StudyRuns:
             self.cursor.run_ids[trial_id] = self._create(event, name, tags)
         run_id = self.cursor.run_ids[trial_id]
         log_tags(self._client, run_id, _setup_tags(event))
-        seed = {"seed": event["seed"]} if "seed" in event else {}
-        log_params(self._client, run_id, {**params, **seed})
+        log_params(self._client, run_id, params)
 
     def _create(self, event: Event, name: str, tags: Mapping[str, str | None]) -> str:
         given = {key: value for key, value in tags.items() if value is not None}
