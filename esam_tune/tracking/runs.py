@@ -5,7 +5,6 @@ metric with the same step, time and value, and all else replaces what was there.
 """
 
 import json
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 from esam_tune import journal
 from esam_tune.journal import Event
 from esam_tune.tracking.cursor import Cursor
+from esam_tune.tracking.page import StudyPage, log_artifact
 from esam_tune.tracking.store import (
-    DESCRIPTION_LENGTH,
     experiment,
     log_metrics,
     log_params,
@@ -26,12 +25,8 @@ from esam_tune.tracking.view import View
 _STUDY_TAG = "esam_tune.study_id"
 _TRIAL_TAG = "esam_tune.trial_id"
 _KIND_TAG = "esam_tune.kind"
-_MARKS = ("pareto", "chosen")
 _STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 _STUDY_STATUS = {"done": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
-_FRONT_PICTURE = "front.png"
-# MLflow shows a picture in a description as large as it is: this is as wide as there is room.
-_PICTURE_FOLDER, _PICTURE_WIDTH = "description", 720
 
 
 class NoRunError(Exception):
@@ -64,9 +59,7 @@ class StudyRuns:
         self._of: dict[str, str] = {}
         self._spreads: dict[str, tuple[int, dict[str, float]] | None] = {}
         self._experiment_id = ""
-        # What the server holds of what may change, as far as that is known.
-        self._shown: dict[str, dict[str, str]] = {}
-        self._shown_status = ""
+        self._page = StudyPage(client)
 
     def observe(self, event: Event) -> None:
         """Take an event in without sending it: each of the journal, once, in order."""
@@ -98,7 +91,7 @@ class StudyRuns:
         self._experiment_id = experiment(self._client, self._artifact_root)
         condition = f"tags.`{_STUDY_TAG}` = '{self._started['study_id']}'"
         found = list(self._search(condition))
-        studies = [run for run in found if run.data.tags[_KIND_TAG] == "study"]
+        studies = [run for run in found if run.data.tags.get(_KIND_TAG) == "study"]
         above = [run.data.tags.get("mlflow.parentRunId") for run in found]
         if self.cursor.parent_run_id not in [run.info.run_id for run in studies]:
             # The one that has children, if another process was here first. None is left where the
@@ -120,10 +113,9 @@ class StudyRuns:
             second += [run for run in runs if run.info.run_id != kept]
         for run in second:
             self._client.delete_run(run.info.run_id)
-        self._shown = {run.info.run_id: dict(run.data.tags) for run in found}
-        self._shown_status = next(
-            (run.info.status for run in studies if run.info.run_id == self.cursor.parent_run_id), ""
-        )
+        self._page.forget()
+        for run in found:
+            self._page.know(str(run.info.run_id), run.info.status, run.data.tags)
 
     def _trial_of(self, event: Event) -> str:
         run = str(event["trial_id"])
@@ -155,7 +147,7 @@ class StudyRuns:
             self._end_trial(event)
         elif kind == journal.STUDY_END:
             for path in event["artifacts"]:
-                self._log_artifact(path)
+                log_artifact(self._client, str(self.cursor.parent_run_id), self._folder, path)
 
     def send_metrics(self, events: Iterable[Event]) -> None:
         """Send the metrics of epochs."""
@@ -168,52 +160,23 @@ class StudyRuns:
 
     def send_view(self) -> None:
         """Bring up to date what may change: the parent's state and description, and all marks."""
-        parent = str(self.cursor.parent_run_id)
-        ended = self._ended
-        status = "RUNNING" if ended is None else _STUDY_STATUS[ended["state"]]
-        if status != self._shown_status:
-            if ended is None:
-                self._client.update_run(parent, status=status)
-            else:
-                self._client.set_terminated(parent, status, end_time=_milliseconds(ended))
-            self._shown_status = status
+        parent, ended = str(self.cursor.parent_run_id), self._ended
+        self._page.show_status(
+            parent,
+            "RUNNING" if ended is None else _STUDY_STATUS[ended["state"]],
+            None if ended is None else _milliseconds(ended),
+        )
         marks = self._view.marks()
         for trial_id, run_id in self.cursor.run_ids.items():
-            self._show(run_id, marks.get(trial_id, {}))
+            self._page.show_tags(run_id, marks.get(trial_id, {}))
         chosen = [trial_id for trial_id, tags in marks.items() if "chosen" in tags]
-        self._show(parent, {"chosen": chosen[0]} if chosen else {})
-        self._describe(parent)
+        self._page.show_tags(parent, {"chosen": chosen[0]} if chosen else {})
+        artifacts = () if ended is None else ended["artifacts"]
+        self._page.show_description(parent, self._view.description(), artifacts)
 
     def write_probe(self, text: str) -> None:
         """Write a tag of no consequence: what fails while this succeeds, fails for its content."""
         self._client.set_tag(self.cursor.parent_run_id, "esam_tune.last_trouble", text)
-
-    def _show(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set the changing tags of a run that differ, and clear those it no longer has."""
-        shown = self._shown.setdefault(run_id, {})
-        new = {key: value for key, value in tags.items() if shown.get(key) != value}
-        if new:
-            log_tags(self._client, run_id, new)
-            shown.update(new)
-        for key in _MARKS:
-            if key in shown and key not in tags:
-                self._client.delete_tag(run_id, key)
-                del shown[key]
-
-    def _describe(self, parent: str) -> None:
-        text = self._view.description()
-        artifacts = self._ended["artifacts"] if self._ended else ()
-        picture = ""
-        if any(Path(path).name == _FRONT_PICTURE for path in artifacts):
-            # Relative to MLflow's page, whatever address that was opened at.
-            path = f"{_PICTURE_FOLDER}/{_FRONT_PICTURE}"
-            source = f"get-artifact?path={path}&run_uuid={parent}"
-            picture = f"\n\n![Accuracy against cost of all trials]({source})"
-        text = text[: DESCRIPTION_LENGTH - len(picture)] + picture
-        shown = self._shown.setdefault(parent, {})
-        if shown.get("mlflow.note.content") != text:
-            self._client.set_tag(parent, "mlflow.note.content", text)
-            shown["mlflow.note.content"] = text
 
     def _search(self, condition: str) -> Iterable[Any]:
         token = None
@@ -310,29 +273,6 @@ class StudyRuns:
             seeds, values = spread
             logged = [(key, value, _milliseconds(event), seeds) for key, value in values.items()]
             log_metrics(self._client, self.run_of({"trial_id": self._trial_of(event)}), logged)
-
-    def _log_artifact(self, listed: str) -> None:
-        path = self._folder / listed
-        if not path.exists():
-            # The storage may have been moved since.
-            path = self._folder / path.name
-        if path.is_dir():
-            self._client.log_artifacts(self.cursor.parent_run_id, str(path), path.name)
-        elif path.exists():
-            self._client.log_artifact(self.cursor.parent_run_id, str(path))
-            if path.name == _FRONT_PICTURE:
-                self._log_small(path)
-
-    def _log_small(self, picture: Path) -> None:
-        from PIL import Image
-
-        with tempfile.TemporaryDirectory() as scratch:
-            small = Path(scratch, picture.name)
-            with Image.open(picture) as image:
-                image.thumbnail((_PICTURE_WIDTH, image.height))
-                image.save(small)
-            parent = self.cursor.parent_run_id
-            self._client.log_artifact(parent, str(small), _PICTURE_FOLDER)
 
     def _log_dataset(self, run_id: str, dataset: Mapping[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
