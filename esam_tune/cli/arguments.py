@@ -8,10 +8,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from esam_tune.domains import COUNT, SEED, Domain
 from esam_tune.errors import InputError, choose_from
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 # By what came of a study.
@@ -21,6 +24,8 @@ EXIT_CODES = {
     "interrupted": INTERRUPTED,
     "terminated": TERMINATED,
 }
+
+_PIPE_WIDTH = 120  # columns, where there is no terminal to ask
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -121,6 +126,21 @@ def tracking_uri(options: argparse.Namespace) -> str | None:
     """The chosen MLflow address, or None for the store inside the storage."""
     chosen: str | None = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     return chosen or None
+
+
+def output_console() -> Console:
+    """Where results go: stdout, with room for the tables where it is no terminal."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    return Console(highlight=False, markup=False, width=width)
+
+
+def progress_console() -> Console:
+    """Where progress goes: stderr."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, markup=False, soft_wrap=not sys.stderr.isatty())
 
 
 def print_json(document: Any) -> None:

@@ -11,6 +11,7 @@ from esam_tune.cli.arguments import (
     add_json,
     add_verb,
     bound,
+    output_console,
     print_json,
 )
 from esam_tune.errors import InputError
@@ -41,8 +42,6 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the verb; the exit code."""
-    from rich.console import Console
-
     from esam_tune.study.folder import study_folder
     from esam_tune.study.progress import front_table
     from esam_tune.study.results import DEFAULT_RULE, export_settings, summarise
@@ -68,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(document)
         return DONE
-    console = Console(highlight=False, markup=False)
+    console = output_console()
     if picked is None:
         console.print("no complete trial keeps the constraints")
         return DONE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from esam_tune.cli.arguments import (
@@ -13,7 +12,9 @@ from esam_tune.cli.arguments import (
     add_tracking_uri,
     add_verb,
     count,
+    output_console,
     print_json,
+    progress_console,
     tracking_uri,
 )
 from esam_tune.cli.worker_options import add_max_failures, add_worker_resources, worker_shape
@@ -40,8 +41,6 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the verb; the exit code."""
-    from rich.console import Console
-
     from esam_tune.study.closing import print_result
     from esam_tune.study.folder import study_folder
     from esam_tune.study.preflight import SweepOptions
@@ -54,12 +53,12 @@ def run(options: argparse.Namespace) -> int:
         shape=worker_shape(options),
         max_failures=options.max_failures,
     )
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=not sys.stderr.isatty())
+    console = progress_console()
     folder = study_folder(options.storage, options.study)
     result = refine(folder, options.seeds, how, console)
     if options.json:
         print_json(result.document)
     else:
         again = f"refine {folder.name} --seeds {options.seeds}"
-        print_result(result, Console(highlight=False, markup=False), again)
+        print_result(result, output_console(), again)
     return EXIT_CODES[result.outcome]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,9 @@ from esam_tune.cli.arguments import (
     add_tracking_uri,
     add_verb,
     count,
+    output_console,
     print_json,
+    progress_console,
     seed,
     tracking_uri,
 )
@@ -69,8 +70,6 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the verb; the exit code."""
-    from rich.console import Console
-
     from esam_tune.study.closing import print_result
     from esam_tune.study.dry_run import dry_run
     from esam_tune.study.preflight import preflight
@@ -84,15 +83,15 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             print_json(found.document())
         else:
-            found.print(Console(highlight=False, markup=False))
+            found.print(output_console())
         return DONE
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=not sys.stderr.isatty())
+    console = progress_console()
     result = sweep(space, overrides, how, console)
     if options.json:
         print_json(result.document)
     else:
         again = f"sweep {options.space} --name {result.folder.name} --resume"
-        print_result(result, Console(highlight=False, markup=False), again)
+        print_result(result, output_console(), again)
     return EXIT_CODES[result.outcome]
 
 

@@ -105,6 +105,7 @@ class DryRun:
             "plan": {
                 "search_trials": spec.trials,
                 "baselines": [baseline.label for baseline in spec.baselines],
+                "seeds": spec.seeds,
                 "epochs": spec.training.epochs,
                 "max_concurrent": self.at_a_time,
                 "workers_per_trial": self.plan.workers,
@@ -124,13 +125,14 @@ class DryRun:
         """Tell people."""
         spec, placed = self.plan.spec, self.placement
         least, median, greatest = self.cost
+        seeds = "" if spec.seeds == 1 else f" under each of {spec.seeds} seeds"
         total = {key: sum(node.get(key, 0) for node in self.nodes) for key in ("CPU", "GPU")}
         lines = [
             ("study", f"{spec.name} in {self.plan.folder.storage}; nothing was started"),
             (
                 "trials",
                 f"{spec.trials} of the search and {len(spec.baselines)} baselines, "
-                f"{spec.training.epochs} epochs each, {self.at_a_time} at a time",
+                f"{spec.training.epochs} epochs each{seeds}, {self.at_a_time} at a time",
             ),
             (
                 "a trial takes",
@@ -224,7 +226,7 @@ def _first_proposals(plan: Plan, predicted: PredictedCost) -> list[dict[str, Any
 
 
 def _at_a_time(spec: StudySpec, placement: Placement) -> int:
-    return min(placement.max_concurrent, spec.trials + len(spec.baselines))
+    return min(placement.max_concurrent, (spec.trials + len(spec.baselines)) * spec.seeds)
 
 
 def _estimate(
@@ -254,6 +256,7 @@ def _estimate(
     longer = (sam_ratio - 1.0) / (sam_counted - 1.0)
     costs = [predicted(baseline.params) for baseline in spec.baselines]
     costs += [mean_cost] * spec.trials
+    costs *= spec.seeds
     steps = len(train) // training.batch_size
     evaluated = _EVALUATION_SHARE * len(val) / training.batch_size
     start = _GROUP_SECONDS if plan.workers > 1 else 0.0

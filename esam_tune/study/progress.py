@@ -138,13 +138,13 @@ def front_table(
     table.add_column("setting", no_wrap=True)
     columns = list(dict.fromkeys([*spec.objectives, *keys.COST_METRICS]))
     for key in columns:
-        table.add_column(SHORT_NAMES.get(key, key), justify="right")
+        table.add_column(SHORT_NAMES.get(key, key), justify="right", no_wrap=True)
     ids = {trial.trial_id for trial in front}
     rest = [t for t in record.complete if baselines and t.baseline and t.trial_id not in ids]
     several = any(len(trial.complete_runs) > 1 for trial in (*front, *rest))
     if several:
         table.add_column("seeds", justify="right")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
 
     def row(trial: TrialRecord, mark: str, style: str | None) -> None:
         cells = [format_mean(trial, key) for key in columns]

@@ -82,13 +82,19 @@ def export_settings(record: StudyRecord, trial: TrialRecord, path: Path) -> None
 
 
 def front_csv(record: StudyRecord) -> str:
-    """Every complete trial with its parameters and last metrics, front members marked."""
+    """Every complete trial with its parameters and last metrics, front members marked.
+
+    Metrics are means over the seeds, each objective with its standard error beside it; it is empty
+    for a trial of one seed.
+    """
     front = {trial.trial_id for trial in record.front()}
     params = sorted({key for trial in record.complete for key in trial.params})
     metrics = [key for key in METRICS if any(key in t.metrics for t in record.complete)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial_id", "label", "baseline", "on_front", *params, *metrics])
+    errors = [f"{key}_stderr" for key in record.spec.objectives]
+    head = ["trial_id", "label", "baseline", "on_front", "seeds"]
+    writer.writerow([*head, *params, *metrics, *errors])
     for trial in record.complete:
         writer.writerow(
             [
@@ -96,8 +102,10 @@ def front_csv(record: StudyRecord) -> str:
                 trial.label,
                 trial.baseline,
                 trial.trial_id in front,
+                len(trial.complete_runs),
                 *(trial.params.get(key, "") for key in params),
                 *(trial.metrics.get(key, "") for key in metrics),
+                *(trial.stderr(key) for key in record.spec.objectives),
             ]
         )
     return text.getvalue()
