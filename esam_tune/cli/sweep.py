@@ -60,6 +60,13 @@ def add_parser(verbs: Any) -> None:
         metavar="URL",
         help="of Optuna's study, postgresql://... or journal:///FILE (default: in the storage)",
     )
+    parser.add_argument(
+        "--warm-start",
+        action="append",
+        default=[],
+        metavar="STUDY",
+        help="an earlier study, by name or folder, that the sampler is to know; repeatable",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with a study that exists")
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would run, at what cost; start nothing"
@@ -122,6 +129,7 @@ def _sweep_options(options: argparse.Namespace) -> SweepOptions:
         checkpoint_storage=options.checkpoint_storage,
         max_failures=options.max_failures,
         optuna_storage=options.optuna_storage,
+        warm_start=tuple(options.warm_start),
         resume=options.resume,
         space_file=options.space,
     )
