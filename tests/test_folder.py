@@ -195,3 +195,21 @@ def test_a_storage_without_permission_is_refused(tmp_path):
     with pytest.raises(InputError, match="Permission denied"):
         check_storage(tmp_path)
     tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("study_id", ["/../../..", "../other", "a b", ".", ""])
+def test_a_journal_that_names_a_place_for_its_study_has_nothing_removed_there(tmp_path, study_id):
+    shared, other = tmp_path / "shared", tmp_path / "other"
+    for place in (shared, other):
+        place.mkdir()
+        (place / "kept").touch()
+    path = tmp_path / "runs" / "small" / "journal.jsonl"
+    started = {"checkpoint_storage": str(shared), "study_id": study_id}
+    WrittenStudy(path, study_spec(), **started).writer.close()
+    folder = study_folder(tmp_path / "runs", "small")
+    with pytest.raises(InputError, match="no study's id"):
+        folder.checkpoint_root()
+    with pytest.raises(InputError, match="no study's id"):
+        folder.drop_tune_folders()
+    assert (shared / "kept").exists()
+    assert (other / "kept").exists()

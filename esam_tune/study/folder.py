@@ -88,7 +88,11 @@ class StudyFolder:
         shared = started.get("checkpoint_storage")
         if shared is None:
             return str(self.path / "tune")
-        return join(shared, f"{self.name}-{started['study_id'][:12]}")
+        study_id = str(started["study_id"])[:12]
+        # What lies there is removed in the end: no journal from elsewhere may name another place.
+        if not (study_id.isascii() and study_id.isalnum()):
+            raise journal.JournalError(self.journal, f"holds no study's id, but {study_id!r}")
+        return join(shared, f"{self.name}-{study_id}")
 
     def new_tune_folder(self) -> str:
         """A place for Tune's files of one process, named by a count."""
