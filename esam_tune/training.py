@@ -42,7 +42,7 @@ class Report(Protocol):
 
 
 class DivergedError(RuntimeError):
-    """The loss is no longer finite."""
+    """The training loss, or a weight, is no longer finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +144,10 @@ def build_schedule(
 
 
 @torch.no_grad()
+def _all_finite(model: nn.Module) -> bool:
+    return all(bool(weights.isfinite().all()) for weights in model.parameters())
+
+
 def evaluate(
     model: nn.Module, split: Split, worker: Worker, computation: Computation
 ) -> tuple[float, float]:
@@ -201,7 +205,7 @@ def train(
         The trained network, in evaluation mode.
 
     Raises:
-        DivergedError: when an epoch's training or validation loss is not finite.
+        DivergedError: when an epoch's training loss, or a weight after it, is not finite.
         InputError: when the batch size does not fit the data or the workers, or the device does not
             offer the precision.
     """
@@ -267,8 +271,9 @@ def train(
         time_ratio, seconds = worker.mean([timer.ratio(), seconds])
         val_loss, val_accuracy = evaluate(model, on_val, worker, computation)
         # The training loss is that of the weights before each step: the last step may break them.
-        if not math.isfinite(val_loss):
-            raise DivergedError(f"validation loss is {val_loss} in epoch {epoch}")
+        # A loss alone may be infinite for the running statistics of a few steps, and recover.
+        if not math.isfinite(val_loss) and not _all_finite(model):
+            raise DivergedError(f"weights are not finite after epoch {epoch}")
         measured = {
             keys.EPOCH: epoch,
             keys.TRAIN_LOSS: train_loss,
