@@ -475,7 +475,7 @@ def test_a_damaged_journal_is_named_without_a_traceback(line, resumed):
     assert answer.stdout == ""
     assert "Traceback" not in answer.stderr
     (message,) = answer.stderr.splitlines()
-    assert "damaged before byte" in message
+    assert "is damaged in line 2, before byte" in message
     assert line.files() == before
 
 

@@ -37,6 +37,7 @@ MISSING = [name for name in ("ssh", "ssh-keygen", "rsync") if shutil.which(name)
 MISSING += [] if SSHD else ["sshd"]
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.e2e,
     pytest.mark.ray,
     pytest.mark.slow,

@@ -266,7 +266,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 @pytest.mark.parametrize(
-    ("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+    ("stop", "code"),
+    [
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.long),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long),
+        (signal.SIGKILL, -9),
+    ],
 )
 def test_a_stopped_study_resumes_to_what_it_would_have_been(
     tmp_path: Path, undisturbed: Finished, stop: signal.Signals, code: int
@@ -331,6 +336,7 @@ def test_two_workers_train_the_same_loop_on_a_worker_group(tmp_path: Path) -> No
         assert [point.step for point in history] == [1, 2]
 
 
+@pytest.mark.long
 def test_train_on_two_workers_reads_the_test_split_once(study: Finished, tmp_path: Path) -> None:
     settings = study.storage / "tiny" / "chosen.yaml"
     run = esam_tune("train", settings, "--storage", tmp_path / "runs", "--workers", 2, "--json")
@@ -403,6 +409,7 @@ def served(storage: Path) -> Iterator[str]:
         process.wait(30)
 
 
+@pytest.mark.long
 def test_ui_serves_the_store_and_a_sweep_logs_to_a_server(study: Finished, tmp_path: Path) -> None:
     with served(study.storage) as address:
         client = MlflowClient(tracking_uri=address)

@@ -8,7 +8,7 @@ from study_events import WrittenStudy, study_spec
 
 import esam_tune
 from esam_tune.errors import InputError
-from esam_tune.study import preflight, sweep
+from esam_tune.study import execution, preflight, sweep
 from esam_tune.study.preflight import SweepOptions
 from esam_tune.study.space import Overrides
 
@@ -22,7 +22,7 @@ def test_a_study_notes_versions_where_the_package_itself_is_not_installed(monkey
         return real(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    found = sweep._versions()
+    found = execution._versions()
     assert found["esam-tune"] == esam_tune.__version__
     assert found["ray"] == real("ray")
 

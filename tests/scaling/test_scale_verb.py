@@ -113,6 +113,7 @@ def test_a_described_network_is_read_with_its_units(text, latency, bandwidth):
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.e2e
 def test_a_study_on_two_workers(settings_file, tmp_path):
     storage = tmp_path / "runs"
