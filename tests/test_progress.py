@@ -10,7 +10,8 @@ from study_events import WrittenStudy, study_spec
 from esam_tune import journal
 from esam_tune.journal import Event
 from esam_tune.study import progress
-from esam_tune.study.progress import Progress, format_metric, front_table
+from esam_tune.study.front_table import format_metric, front_table
+from esam_tune.study.progress import Progress
 
 
 class Clock:

@@ -43,7 +43,7 @@ def add_parser(verbs: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the verb; the exit code."""
     from esam_tune.study.folder import study_folder
-    from esam_tune.study.progress import front_table
+    from esam_tune.study.front_table import front_table
     from esam_tune.study.results import DEFAULT_RULE, export_settings, summarise
 
     folder = study_folder(options.storage, options.study)

@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
         model_folder,
         train_chosen,
     )
-    from esam_tune.study.progress import format_metric
+    from esam_tune.study.front_table import format_metric
     from esam_tune.study.signals import Stopped, raise_on_signals
     from esam_tune.study.space import check_name
     from esam_tune.yaml_file import read_yaml

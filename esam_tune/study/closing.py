@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from esam_tune.study.execution import SweepResult
-from esam_tune.study.progress import front_table
+from esam_tune.study.front_table import front_table
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.results import DEFAULT_RULE
 from esam_tune.tracking.store import local_uri
