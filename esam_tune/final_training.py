@@ -115,6 +115,8 @@ def _train(
     def receive(report: dict[str, Any]) -> None:
         if FAILURE in report:
             raise RunFailedError(f"training failed: {report[FAILURE]}")
+        if EPOCH not in report:
+            return
         # A group that lost a worker goes on from its last checkpoint, some epochs back.
         if history and report[EPOCH] <= (history[-1][EPOCH] or 0):
             return
@@ -219,8 +221,16 @@ def _train_here(
     gpus = float(torch.cuda.is_available()) if options.shape.gpus is None else options.shape.gpus
     threads = options.threads or cluster.local_cores()
     request = replace(request, threads=threads, gpus_per_worker=gpus, checkpoint_seconds=math.inf)
+    weights: dict[str, Any] = {}
+
+    def keep(metrics: dict[str, Any], folder: str | None) -> None:
+        if folder:
+            weights.update(load_weights(folder))
+        receive(metrics)
+
     try:
-        return run_here(request, receive)
+        run_here(request, keep)
+        return weights
     except DivergedError as error:
         raise RunFailedError(f"training failed: {error}") from None
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from esam_tune.checkpoint_storage import open_storage, ray_arguments
+from esam_tune.checkpoint_storage import is_remote, open_storage, ray_arguments
 from esam_tune.config import trial_settings
-from esam_tune.run_state import load_state, load_weights, save_state
+from esam_tune.run_state import load_state, save_state
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class RunRequest:
 class _Emit(Protocol):
     """Hands a report to whoever runs the trial; ``folder`` holds a checkpoint to keep."""
 
-    def __call__(self, metrics: dict[str, Any], folder: str | None) -> None: ...
+    def __call__(self, metrics: dict[str, Any], folder: str | None, /) -> None: ...
 
 
 def run_in_process(request: Mapping[str, Any]) -> None:
@@ -100,28 +100,18 @@ def run_in_process(request: Mapping[str, Any]) -> None:
         tune.report({FAILURE: f"{describe(error)} ({_host()})"})
 
 
-def run_here(run: RunRequest, receive: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def run_here(run: RunRequest, receive: Callable[[dict[str, Any], str | None], None]) -> None:
     """Train a one-worker request in this very process, without Ray.
 
     Args:
-        run: the request, with ``read_test``.
-        receive: takes each epoch's metrics.
-
-    Returns:
-        The state dict of the trained network.
+        run: the request; its storage is a folder.
+        receive: takes each epoch's metrics, and the folder of its checkpoint, which is removed
+            when it returns, or None.
 
     Raises:
         DivergedError: when the loss is no longer finite.
     """
-    weights: dict[str, Any] = {}
-
-    def emit(metrics: dict[str, Any], folder: str | None) -> None:
-        if folder:
-            weights.update(load_weights(folder))
-        receive(metrics)
-
-    _run(run, emit, None, rank=0, device=worker_device(run.gpus_per_worker))
-    return weights
+    _run(run, receive, None, rank=0, device=worker_device(run.gpus_per_worker))
 
 
 def run_in_group(request: Mapping[str, Any]) -> None:
@@ -315,6 +305,8 @@ def _load_state(own_checkpoint: Any, run: RunRequest, rank: int) -> dict[str, An
     if checkpoint is None:
         if run.resume_from is None:
             return None
+        if not is_remote(run.storage):
+            return load_state(run.resume_from, rank)
         from ray.train import Checkpoint
 
         checkpoint = Checkpoint(run.resume_from, filesystem=open_storage(run.storage)[0])

@@ -143,7 +143,8 @@ def run_single(
     Args:
         request: with ``read_test``.
         where: folder or URI for Tune's files and a one-worker run's checkpoints.
-        receive: takes each report; what it raises ends the run.
+        receive: takes each report, and where its checkpoint is under ``CHECKPOINT_PATH``: in the
+            report, or in a further one that holds nothing else. What it raises ends the run.
 
     Returns:
         The last checkpoint.
@@ -177,6 +178,7 @@ class _Follower(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
     ) -> None:
         self.checkpoints.append(checkpoint.path)
+        self._receive({CHECKPOINT_PATH: checkpoint.path})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         raise RunFailedError(f"training failed: {_reason(trial)}")
