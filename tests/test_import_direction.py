@@ -94,7 +94,7 @@ ROOMS = (
     Room("worker_scaling", ("config", "domains", "errors"), ()),
     Room("metrics", ("errors",), ()),
     Room("pareto", (), ("numpy",)),
-    Room("report", ("pareto",), ("matplotlib", "numpy")),
+    Room("report", ("report", "pareto", "metrics"), ("matplotlib", "numpy", "plotly")),
     Room("yaml_file", ("errors",), ("yaml",)),
     Room("journal", ("errors",), ()),
     Room("upload", ("errors",), ("ray",)),

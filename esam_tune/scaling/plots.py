@@ -10,7 +10,7 @@ from math import log2
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from esam_tune.report import BLUE, DOT, DPI, GRID, INK, MUTED, TEXT, VERMILION, Style
+from esam_tune.report.style import BLUE, DOT, DPI, GRID, INK, MUTED, TEXT, VERMILION, Style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -254,7 +254,7 @@ def _document(
 
 
 def _draw(document: Mapping[str, Any], folder: Path) -> list[Path]:
-    from esam_tune.report import save_front
+    from esam_tune.report.style import save_figure
     from esam_tune.scaling.plots import measured_figure, predicted_figure
 
     figures = {"measured.png": measured_figure(document)}
@@ -262,7 +262,7 @@ def _draw(document: Mapping[str, Any], folder: Path) -> list[Path]:
         if network in document["methods"][0]["predictions"]:
             figures[f"predicted_{network}.png"] = predicted_figure(document, network)
     for name, figure in figures.items():
-        save_front(figure, folder / name)
+        save_figure(figure, folder / name)
     return [folder / name for name in figures]
 
 

@@ -113,7 +113,8 @@ def front_csv(record: StudyRecord) -> str:
 
 def draw_front(record: StudyRecord, chosen: TrialRecord | None, path: Path) -> None:
     """Draw the front beside the baselines."""
-    from esam_tune.report import FrontPoint, front_figure, save_front
+    from esam_tune.report.front import FrontPoint, front_figure
+    from esam_tune.report.style import save_figure
 
     spec = record.spec
     front = {trial.trial_id for trial in record.front()}
@@ -126,6 +127,8 @@ def draw_front(record: StudyRecord, chosen: TrialRecord | None, path: Path) -> N
             baseline=trial.baseline,
             on_front=trial.trial_id in front,
             state=trial.state,
+            accuracy_interval=trial.interval(spec.accuracy_metric),
+            cost_interval=trial.interval(spec.cost_metric),
         )
         for trial in record.finished
         if trial.state != "running"
@@ -137,4 +140,4 @@ def draw_front(record: StudyRecord, chosen: TrialRecord | None, path: Path) -> N
         title=f"{spec.name}: what each accuracy costs",
         chosen=None if chosen is None else chosen.trial_id,
     )
-    save_front(figure, path)
+    save_figure(figure, path)

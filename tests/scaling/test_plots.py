@@ -4,7 +4,7 @@ import pytest
 from made_study import made_design, made_measurement
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from esam_tune.report import save_front
+from esam_tune.report.style import save_figure
 from esam_tune.scaling.communication import Network
 from esam_tune.scaling.document import method_documents, model_document
 from esam_tune.scaling.estimates import estimator_for
@@ -109,5 +109,5 @@ def test_no_text_covers_another_or_leaves_the_picture(document, picture):
 
 def test_a_picture_is_written_the_same_each_time(document, tmp_path):
     for name in ("one.png", "two.png"):
-        save_front(measured_figure(document), tmp_path / name)
+        save_figure(measured_figure(document), tmp_path / name)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()

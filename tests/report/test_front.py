@@ -13,7 +13,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from esam_tune.report import BLUE, INK, RING, RUST, VERMILION, FrontPoint, front_figure, save_front
+from esam_tune.report.front import NARROW, FrontPoint, front_figure
+from esam_tune.report.style import BLUE, INK, RING, RUST, VERMILION, save_figure
 
 NAN = float("nan")
 
@@ -248,7 +249,7 @@ def test_text_is_taken_literally_and_kept_short() -> None:
 
 def test_png_has_twice_the_readme_s_width(tmp_path: Path) -> None:
     path = tmp_path / "new" / "front.png"
-    save_front(draw(STUDY, "esam a"), path)
+    save_figure(draw(STUDY, "esam a"), path)
     header = path.read_bytes()[:24]
     assert header[:8] == b"\x89PNG\r\n\x1a\n"
     assert int.from_bytes(header[16:20], "big") == 1800
@@ -257,15 +258,15 @@ def test_png_has_twice_the_readme_s_width(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_the_same_study_gives_the_same_file(tmp_path: Path, suffix: str) -> None:
     first, second = tmp_path / f"a.{suffix}", tmp_path / f"b.{suffix}"
-    save_front(draw(STUDY), str(first))
-    save_front(draw(STUDY), second)
+    save_figure(draw(STUDY), str(first))
+    save_figure(draw(STUDY), second)
     assert first.read_bytes() == second.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["front.gif", "front"])
 def test_unknown_suffix_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=r"path must end in \.png, \.svg, \.pdf, got .*front"):
-        save_front(draw([]), tmp_path / name)
+        save_figure(draw([]), tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
@@ -295,7 +296,7 @@ def test_a_reader_s_own_style_neither_leaks_in_nor_out() -> None:
 
 def test_import_waits_for_matplotlib_and_never_takes_pyplot() -> None:
     code = (
-        "import sys; from esam_tune.report import FrontPoint, front_figure;"
+        "import sys; from esam_tune.report.front import front_figure;"
         "assert 'matplotlib' not in sys.modules;"
         "front_figure([], accuracy_metric='a', cost_metric='c', title='t', chosen=None);"
         "assert 'matplotlib.pyplot' not in sys.modules"

@@ -1,0 +1,1 @@
+"""Pictures and pages of a study, drawn from plain data."""
