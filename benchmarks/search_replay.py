@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from stored_curves import Curve, Pool, Task
 
-from esam_tune import pareto
+from esam_tune import pareto_front
 from esam_tune.study.rungs import Objectives, Rungs, rung_epochs
 
 TRIALS = 60
@@ -151,7 +151,7 @@ def replay(task: Task, method: Method, seed: int, budget: int, workers: int) -> 
         if epoch == last:
             study.tell(number, [curve.accuracy[-1], curve.cost])
             finished.append(curve.point)
-            history.append((spent, pareto.hypervolume(np.array(finished), task.reference)))
+            history.append((spent, pareto_front.hypervolume(np.array(finished), task.reference)))
             below_kept += bad
         elif ended:
             study.tell(number, state=optuna.trial.TrialState.FAIL)

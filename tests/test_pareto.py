@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna._hypervolume import compute_hypervolume
 
-from esam_tune.pareto import (
+from esam_tune.pareto_front import (
     RULES,
     Direction,
     Floats,

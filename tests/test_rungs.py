@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from optuna.study._multi_objective import _fast_non_domination_rank
 
-from esam_tune.pareto import front
+from esam_tune.pareto_front import front
 from esam_tune.study.rungs import Objectives, Rungs, layers, rung_epochs
 
 ACCURACY_AND_COST = Objectives(static=(False, True))

@@ -17,7 +17,7 @@ from esam_tune.cli.arguments import (
 from esam_tune.errors import InputError
 
 if TYPE_CHECKING:
-    from esam_tune.pareto import Rule
+    from esam_tune.pareto_front import Rule
 
 
 def add_parser(verbs: Any) -> None:

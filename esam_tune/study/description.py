@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from esam_tune import metrics as keys
-from esam_tune.pareto import Rule
+from esam_tune.pareto_front import Rule
 from esam_tune.study.front_table import SHORT_NAMES, format_mean
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.trial_record import TrialRecord

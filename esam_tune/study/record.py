@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from esam_tune import journal, pareto
+from esam_tune import journal, pareto_front
 from esam_tune.intervals import Interval
 from esam_tune.journal import Event
 from esam_tune.metrics import METRICS
-from esam_tune.pareto import Rule
+from esam_tune.pareto_front import Rule
 from esam_tune.study.space import parse_space
 from esam_tune.study.spec import StudySpec
 from esam_tune.study.trial_record import RunRecord, TrialRecord
@@ -146,7 +146,7 @@ class StudyRecord:
         names = list(self.spec.objectives)
         # A pick weighs accuracy against cost, whatever else the front was made of.
         columns = [names.index(self.spec.accuracy_metric), names.index(self.spec.cost_metric)]
-        row = pareto.pick(costs[:, columns], mask, rule, accuracy=0, cost=1)
+        row = pareto_front.pick(costs[:, columns], mask, rule, accuracy=0, cost=1)
         return None if row is None else trials[row]
 
     def bounds(
@@ -185,15 +185,15 @@ class StudyRecord:
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         objectives = self.spec.objectives
         values = np.array([trial.values(objectives) for trial in trials], dtype=float)
-        costs = pareto.minimised(
+        costs = pareto_front.minimised(
             values.reshape(len(trials), len(objectives)), list(objectives.values())
         )
         columns = {key: np.array([trial.values([key])[0] for trial in trials]) for key in METRICS}
         upper, lower = self.bounds(maximum, minimum)
-        mask = pareto.feasible(columns, upper, lower)
+        mask = pareto_front.feasible(columns, upper, lower)
         # Constraints come first: what they exclude must not dominate what they allow.
         costs = np.where(mask[:, None], costs, np.nan)
-        return costs, pareto.front(costs)
+        return costs, pareto_front.front(costs)
 
     def document(
         self,

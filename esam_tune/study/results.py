@@ -12,7 +12,7 @@ from typing import Any
 from esam_tune import metrics as keys
 from esam_tune.errors import InputError, choose_from
 from esam_tune.metrics import METRICS
-from esam_tune.pareto import Rule
+from esam_tune.pareto_front import Rule
 from esam_tune.study.folder import StudyFolder
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.trial_record import TrialRecord
