@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from esam_tune import metrics as keys
+from esam_tune.domains import Domain
 from esam_tune.errors import InputError, choose_from
 from esam_tune.metrics import METRICS
 from esam_tune.pareto_front import Rule
@@ -19,6 +20,33 @@ from esam_tune.study.trial_record import TrialRecord
 from esam_tune.yaml_file import write_yaml
 
 DEFAULT_RULE: Rule = "knee"
+_BOUND = Domain(kind=float)
+
+
+def check_bounds(maximum: Mapping[str, float], minimum: Mapping[str, float]) -> None:
+    """Check constraints that are asked for beside a study's own.
+
+    Args:
+        maximum: metric -> upper bound, in the metric's unit.
+        minimum: metric -> lower bound, likewise.
+
+    Raises:
+        InputError: for an unknown metric, one of the test split, a bound that is no finite number,
+            or two that exclude each other.
+    """
+    known = [key for key in METRICS if key not in (keys.TEST_ACCURACY, keys.TEST_LOSS)]
+    for option, bounds in (("--max", maximum), ("--min", minimum)):
+        for key, value in bounds.items():
+            if key not in known:
+                raise InputError(option, f"unknown metric {key!r}", choose_from(known, key))
+            _BOUND.check(f"{option} {key}", value)
+    for key in maximum.keys() & minimum.keys():
+        if minimum[key] > maximum[key]:
+            raise InputError(
+                "--min",
+                f"{key} must be at most its --max {maximum[key]:g}, got {minimum[key]:g}",
+                "swap the two",
+            )
 
 
 def summarise(
@@ -32,20 +60,9 @@ def summarise(
     """The JSON document of a study, with the front under constraints and the rule's pick.
 
     Raises:
-        InputError: for a constraint on an unknown metric, or two that exclude each other.
+        InputError: for a constraint that :func:`check_bounds` refuses.
     """
-    for option, bounds in (("--max", maximum), ("--min", minimum)):
-        for key in bounds:
-            if key not in METRICS or key in (keys.TEST_ACCURACY, keys.TEST_LOSS):
-                known = [k for k in METRICS if k not in (keys.TEST_ACCURACY, keys.TEST_LOSS)]
-                raise InputError(option, f"unknown metric {key!r}", choose_from(known, key))
-    for key in maximum.keys() & minimum.keys():
-        if minimum[key] > maximum[key]:
-            raise InputError(
-                "--min",
-                f"{key} must be at most its --max {maximum[key]:g}, got {minimum[key]:g}",
-                "swap the two",
-            )
+    check_bounds(maximum, minimum)
     tracked = folder.tracked()
     return record.document(
         storage=folder.storage,
@@ -81,33 +98,46 @@ def export_settings(record: StudyRecord, trial: TrialRecord, path: Path) -> None
     write_yaml(path, settings, comment)
 
 
-def front_csv(record: StudyRecord) -> str:
-    """Every complete trial with its parameters and last metrics, front members marked.
+def trial_row(record: StudyRecord, trial: TrialRecord, *, on_front: bool) -> dict[str, Any]:
+    """A trial as one flat row of a table.
 
-    Metrics are means over the seeds, each objective with its standard error beside it; it is empty
-    for a trial of one seed.
+    Args:
+        record: of the study.
+        trial: of it.
+        on_front: whether it is on the front that the table is about.
+
+    Returns:
+        What it is, its parameters, its last metrics (means over the seeds), and each objective's
+        standard error as ``METRIC_stderr``, None for a trial of one seed.
     """
+    metrics = trial.metrics
+    return {
+        "trial_id": trial.trial_id,
+        "label": trial.label,
+        "state": trial.state,
+        "baseline": trial.baseline,
+        "on_front": on_front,
+        "seeds": len(trial.complete_runs),
+        **trial.params,
+        **{key: metrics[key] for key in METRICS if key in metrics},
+        **{f"{key}_stderr": trial.stderr(key) for key in record.spec.objectives},
+    }
+
+
+def front_csv(record: StudyRecord) -> str:
+    """Every complete trial with its parameters and last metrics, front members marked."""
     front = {trial.trial_id for trial in record.front()}
+    rows = [trial_row(record, trial, on_front=trial.trial_id in front) for trial in record.complete]
     params = sorted({key for trial in record.complete for key in trial.params})
-    metrics = [key for key in METRICS if any(key in t.metrics for t in record.complete)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    metrics = [key for key in METRICS if any(key in row for row in rows)]
     errors = [f"{key}_stderr" for key in record.spec.objectives]
     head = ["trial_id", "label", "baseline", "on_front", "seeds"]
-    writer.writerow([*head, *params, *metrics, *errors])
-    for trial in record.complete:
-        writer.writerow(
-            [
-                trial.trial_id,
-                trial.label,
-                trial.baseline,
-                trial.trial_id in front,
-                len(trial.complete_runs),
-                *(trial.params.get(key, "") for key in params),
-                *(trial.metrics.get(key, "") for key in metrics),
-                *(trial.stderr(key) for key in record.spec.objectives),
-            ]
-        )
+    text = io.StringIO()
+    columns = [*head, *params, *metrics, *errors]
+    # Every row is of a complete trial: its state would say nothing.
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()
 
 
