@@ -1,10 +1,15 @@
-"""SIGINT and SIGTERM as a wish to stop, noted where work is saved on the way, or raised."""
+"""SIGINT and SIGTERM as a wish to stop, noted where work is saved on the way, or raised.
+
+Signals reach a process' main thread alone: in another thread, which a notebook's server or a job
+queue may call from, nothing is watched and no handler is touched.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -45,17 +50,14 @@ def raise_on_signals() -> Iterator[None]:
         # The one exception that Ray's C++ waits let through.
         raise KeyboardInterrupt
 
-    before = {name: signal.signal(name, leave) for name in _WATCHED}
-    try:
-        yield
-    except BaseException:
-        # Whatever it turned into on its way up.
-        if received:
-            raise Stopped(received[0]) from None
-        raise
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
+    with _handled_by(leave):
+        try:
+            yield
+        except BaseException:
+            # Whatever it turned into on its way up.
+            if received:
+                raise Stopped(received[0]) from None
+            raise
 
 
 @contextmanager
@@ -75,9 +77,19 @@ def stop_on_signals(
         for name in _WATCHED:
             signal.signal(name, signal.SIG_DFL)
 
-    before = {name: signal.signal(name, note) for name in _WATCHED}
-    try:
+    with _handled_by(note):
         yield received
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Have the signals handled for the time of the block, where this thread can say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {name: signal.signal(name, handler) for name in _WATCHED}
+    try:
+        yield
     finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
+        for name, earlier in before.items():
+            signal.signal(name, earlier)

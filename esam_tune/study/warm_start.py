@@ -181,7 +181,7 @@ def _of(folder: StudyFolder, spec: StudySpec) -> WarmStart:
         raise InputError(
             OPTION, f"no trial of study {name!r} has finished", "wait for it, or leave it out"
         )
-    differs = _differences(record.spec, spec)
+    differs = scale_differences(record.spec, spec)
     left_out: Counter[str] = Counter()
     usable: list[WarmTrial] = []
     for trial in record.front() if differs else record.trials.values():
@@ -241,7 +241,7 @@ def _spread(trials: list[WarmTrial], most: int) -> list[WarmTrial]:
     return [trials[round(i * (len(trials) - 1) / (most - 1))] for i in range(most)]
 
 
-def _differences(before: StudySpec, now: StudySpec) -> tuple[str, ...]:
+def scale_differences(before: StudySpec, now: StudySpec) -> tuple[str, ...]:
     """What makes the values of two studies' trials another scale."""
     pairs = [
         *((f"task.{key}", *values) for key, values in _task(before.task, now.task)),
