@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from esam_tune.errors import InputError, choose_from
+from esam_tune.errors import UNWANTED, InputError, choose_from
 
 Value = float | int | str | bool
 
@@ -53,6 +53,10 @@ class Domain:
                 raise InputError(name, f"must be {self}, got {value!r}", "write true or false")
             return value
         if self.kind is str and isinstance(value, str) and value.strip():
+            if UNWANTED.search(value):
+                raise InputError(
+                    name, f"must hold no control characters, got {value!r}", "retype it"
+                )
             return value
         numeric = self.kind is not str and not isinstance(value, bool)
         if numeric and isinstance(value, int | float):
@@ -81,8 +85,10 @@ def _as_float(value: float) -> float:
 POSITIVE = Domain(kind=float, low=0.0, low_open=True)
 NOT_NEGATIVE = Domain(kind=float, low=0.0)
 SHARE = Domain(kind=float, low=0.0, high=1.0, low_open=True)
-COUNT = Domain(kind=int, low=1)
+# Beyond any trials, epochs, rows or workers there will be, and small enough to calculate with.
+COUNT = Domain(kind=int, low=1, high=1_000_000)
 SEED = Domain(kind=int, low=0, high=2**31 - 1)
+RESTARTS = Domain(kind=int, low=0, high=1_000_000)
 
 
 def check_keys(name: str, received: object, known: Iterable[str], required: Iterable[str]) -> None:

@@ -254,7 +254,7 @@ def test_optuna_is_told_ids_and_reasons(tmp_path):
         ({"sampler": "tep"}, "sampler", "one of tpe"),
         ({"early_stopping": {"kind": "pareto", "grace_epochs": 2}}, "early_stopping.grace", "2"),
         ({"early_stopping": {"kind": "median"}}, "early_stopping.kind", "one of pareto"),
-        ({"early_stopping": {"kind": "asha", "eta": 1}}, "early_stopping.eta", "> 1"),
+        ({"early_stopping": {"kind": "asha", "eta": 1}}, "early_stopping.eta", "in [1.1, 1000]"),
         ({"early_stopping": {"kind": "asha", "rungs": 1}}, "early_stopping.rungs", "unknown"),
         ({"early_stopping": {"eta": 3}}, "early_stopping.kind", "required"),
         ({"early_stopping": "pareto"}, "early_stopping", "mapping"),

@@ -133,7 +133,7 @@ def test_the_verb_lists_right_files_and_names_wrong_ones(tmp_path):
     assert "right.yaml" in answer.stdout
     assert "wrong.yaml" not in answer.stdout
     (line,) = answer.stderr.splitlines()
-    assert "wrong.yaml: trials: must be an integer >= 1, got 0" in line
+    assert "wrong.yaml: trials: must be an integer in [1, 1000000], got 0" in line
     shown = esam_tune("spaces", tmp_path / "right.yaml", "--json")
     assert shown.returncode == 0
     (row,) = json.loads(shown.stdout)

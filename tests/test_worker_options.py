@@ -16,8 +16,14 @@ def parsed(*arguments):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--workers-per-trial", "0"], "--workers-per-trial: must be an integer >= 1, got 0"),
-        (["--workers-per-trial", "0-2"], "--workers-per-trial: must be an integer >= 1, got 0"),
+        (
+            ["--workers-per-trial", "0"],
+            "--workers-per-trial: must be an integer in [1, 1000000], got 0",
+        ),
+        (
+            ["--workers-per-trial", "0-2"],
+            "--workers-per-trial: must be an integer in [1, 1000000], got 0",
+        ),
         (["--workers-per-trial", "two"], "must be N or MIN-MAX, got 'two'; for example 4"),
         (["--workers-per-trial", "1-2-3"], "must be N or MIN-MAX, got '1-2-3'"),
         (["--workers-per-trial", "1-"], "must be N or MIN-MAX, got '1-'"),
@@ -27,7 +33,10 @@ def parsed(*arguments):
         (["--gpus-per-worker", "-1"], "--gpus-per-worker: must be a whole number, or a share"),
         (["--gpus-per-worker", "half"], "--gpus-per-worker: must be a number, got 'half'"),
         (["--gpus-per-worker", "nan"], "--gpus-per-worker: must be a whole number, or a share"),
-        (["--cpus-per-worker", "0"], "--cpus-per-worker: must be an integer >= 1, got 0"),
+        (
+            ["--cpus-per-worker", "0"],
+            "--cpus-per-worker: must be an integer in [1, 1000000], got 0",
+        ),
         (["--max-failures=-1"], "--max-failures: must be an integer in [0, 1000000], got '-1'"),
         (["--max-failures", "x"], "--max-failures: must be an integer in [0, 1000000], got 'x'"),
     ],

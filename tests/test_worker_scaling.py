@@ -100,7 +100,9 @@ def test_the_way_there_and_back_is_where_it_began(rows, found, workers, lr, rule
 def test_where_a_setting_was_found():
     assert reference_workers(settings_for()) == 1
     assert reference_workers(settings_for(workers=3)) == 3
-    with pytest.raises(InputError, match=r"origin\.workers: must be an integer >= 1, got 'two'"):
+    with pytest.raises(
+        InputError, match=r"origin\.workers: must be an integer in \[1, 1000000\], got 'two'"
+    ):
         reference_workers(settings_for(workers="two"))
 
 

@@ -6,15 +6,20 @@ Only what parsing needs is imported at the top; each verb imports the rest when 
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import select
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from esam_tune import __version__
 from esam_tune.cli import pareto, refine, scale, spaces, sweep, sync, train, ui
 from esam_tune.cli.arguments import DONE, FAILED, INTERRUPTED, WRONG_INPUT, Parser
-from esam_tune.errors import InputError, RunFailedError
+from esam_tune.errors import InputError, RunFailedError, one_line
+
+_log = logging.getLogger(__name__)
 
 
 def build_parser() -> Parser:
@@ -38,17 +43,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = build_parser().parse_args(arguments)
     except SystemExit as exit_:
         return int(exit_.code or 0)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file's name need not be UTF-8, nor a terminal speak it.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return int(options.run(options))
+        code = int(options.run(options))
+        # A full disk behind a redirection is noticed here, not while the interpreter ends.
+        sys.stdout.flush()
     except InputError as error:
-        print(f"esam-tune: error: {error}", file=sys.stderr)  # noqa: T201
+        _say(f"error: {error}")
         return WRONG_INPUT
     except RunFailedError as error:
-        print(f"esam-tune: {error}", file=sys.stderr)  # noqa: T201
+        _say(one_line(str(error)))
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader has seen enough; the interpreter must not complain while it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            # The reader has seen enough; the interpreter must not complain while it closes stdout.
+            _discard(sys.stdout)
+            return DONE
+        # Whatever the user could have got wrong was refused with the argument's name: here a disk
+        # is full, or a file or a connection is gone.
+        _log.debug("refused by the system", exc_info=True)
+        _say(f"stopped by the system: {one_line(str(error))}; see to it and repeat the command")
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _discard(sys.stdout)
+        return FAILED
+    return code
+
+
+def _say(message: str) -> None:
+    print(f"esam-tune: {message}", file=sys.stderr)  # noqa: T201
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads what goes to stdout any more."""
+    watched = select.poll()
+    watched.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in watched.poll(0))
+
+
+def _discard(stream: TextIO) -> None:
+    """Let what a stream still holds, and could not get rid of, go nowhere."""
+    if stream is sys.__stdout__:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from esam_tune.domains import COUNT, SEED, Domain
-from esam_tune.errors import InputError, choose_from
+from esam_tune.errors import InputError, choose_from, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the mistake and exit."""
-        self.exit(WRONG_INPUT, f"{self.prog}: error: {message}\n")
+        self.exit(WRONG_INPUT, f"{self.prog}: error: {one_line(message)}\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Answer an unknown argument with the nearest known one."""
@@ -76,6 +76,18 @@ def bound(text: str) -> tuple[str, float]:
             f"must be METRIC=NUMBER such as step_flops_ratio=1.4, got {text!r}"
         )
     return metric, value
+
+
+def export_file(text: str) -> Path:
+    """Parse the path of a settings file to write.
+
+    It may lie wherever the user may write, and nothing but a YAML file can be written over: not a
+    study's journal, a database, or a shell's start-up file.
+    """
+    path = Path(text)
+    if path.suffix not in (".yaml", ".yml"):
+        raise argparse.ArgumentTypeError(f"must end in .yaml or .yml, got {text!r}")
+    return path
 
 
 def storage(text: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esam_tune.cli.arguments import (
@@ -11,6 +10,7 @@ from esam_tune.cli.arguments import (
     add_json,
     add_verb,
     bound,
+    export_file,
     output_console,
     print_json,
 )
@@ -36,7 +36,9 @@ def add_parser(verbs: Any) -> None:
             help=f"only trials with {text} this value",
         )
     parser.add_argument("--pick", choices=["accuracy", "cost", "knee"], help="default: knee")
-    parser.add_argument("--export", type=Path, metavar="FILE", help="write the pick's settings")
+    parser.add_argument(
+        "--export", type=export_file, metavar="FILE", help="write the pick's settings (*.yaml)"
+    )
     add_json(parser)
 
 

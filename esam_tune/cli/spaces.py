@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from esam_tune.cli.arguments import DONE, WRONG_INPUT, add_json, print_json
-from esam_tune.errors import InputError
+from esam_tune.errors import InputError, escaped, one_line
+
+_LINE_LENGTH = 4000
 
 
 def add_parser(verbs: Any) -> None:
@@ -45,13 +48,15 @@ def run(options: argparse.Namespace) -> int:
         _print_table([row for row in rows if row["error"] is None])
     wrong = [row for row in rows if row["error"] is not None]
     for row in wrong:
-        print(f"esam-tune: error: {row['path']}: {row['error']}", file=sys.stderr)  # noqa: T201
+        line = one_line(f"{row['path']}: {row['error']}", _LINE_LENGTH)
+        print(f"esam-tune: error: {line}", file=sys.stderr)  # noqa: T201
     return WRONG_INPUT if wrong else DONE
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
-        if not path.is_dir():
+        # Of one whose name is too long, say, the reader of files tells what is wrong.
+        if not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises
             yield path
             continue
         found = sorted(path.glob("*.yaml"))
@@ -85,7 +90,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     cells = [("space", "data set", "model", "trials", "epochs", "searched")]
     cells += [
         (
-            row["path"],
+            escaped(row["path"]),
             row["dataset"],
             row["model"],
             f"{row['trials']} + {row['baselines']}",

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from esam_tune.errors import InputError
 from esam_tune.study.placement import Node
@@ -28,7 +29,8 @@ def check_address(address: str | None) -> None:
     if address is None or address == "auto":
         return
     host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdigit() or not 0 < int(port) < 65536:
+    plain = port.isascii() and port.isdigit() and len(port) <= 5
+    if "://" in address or not host or not plain or not 0 < int(port) < 65536:
         raise InputError(
             "--address",
             f"must be auto or HOST:PORT, got {address!r}",
@@ -36,10 +38,11 @@ def check_address(address: str | None) -> None:
         )
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-    except OSError as error:
+    # UnicodeError: a name that cannot be a host's.
+    except (OSError, UnicodeError) as error:
         raise InputError(
             "--address",
-            f"no Ray cluster answers at {address!r} ({error.strerror or error})",
+            f"no Ray cluster answers at {address!r} ({getattr(error, 'strerror', None) or error})",
             "check the address and that the cluster is up",
         ) from None
 
@@ -121,6 +124,37 @@ def _own_dashboard() -> Iterator[int]:
             os.environ[_DASHBOARD] = before
 
 
+def _log_folder() -> Path:
+    """Where the connected Ray keeps this node's logs."""
+    import ray
+
+    context = ray.get_runtime_context()
+    return Path(context.get_temp_dir(), context.get_session_name(), "logs")
+
+
+@contextmanager
+def _chatter_kept_to_its_log() -> Iterator[None]:
+    """Let what Ray logs in this process go to a file beside its other logs, not to the terminal.
+
+    A trial that fails, say, is reported with a traceback there; the study records why in a line.
+    """
+    logger = logging.getLogger("ray")
+    try:
+        handler = logging.FileHandler(_log_folder() / f"esam-tune-{os.getpid()}.log")
+    except OSError as error:
+        # The logs of a Ray that another user started.
+        _log.debug("Ray's messages stay on the terminal (%s)", error)
+        yield
+        return
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    before, logger.handlers = logger.handlers, [handler]
+    try:
+        yield
+    finally:
+        logger.handlers = before
+        handler.close()
+
+
 @contextmanager
 def connected(address: str | None, *, distributed: bool) -> Iterator[list[Node]]:
     """Connect to a cluster, or start one on this machine for the time of the block.
@@ -193,6 +227,7 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[list[Node]]
                 "never gives the workers of a stopped trial back",
                 "install ray[default] on its head and start it with --include-dashboard=true",
             )
-        yield cluster_nodes()
+        with _chatter_kept_to_its_log():
+            yield cluster_nodes()
     finally:
         ray.shutdown()

@@ -254,25 +254,26 @@ def _estimate(
     sam_counted = predicted(SAM)
     # How much longer the part of a step beyond the base optimizer's takes than is counted.
     longer = (sam_ratio - 1.0) / (sam_counted - 1.0)
-    costs = [predicted(baseline.params) for baseline in spec.baselines]
-    costs += [mean_cost] * spec.trials
-    costs *= spec.seeds
+    # Of each kind of trial its cost and how many there are, be that a million.
+    kinds = [(predicted(baseline.params), spec.seeds) for baseline in spec.baselines]
+    kinds.append((mean_cost, spec.trials * spec.seeds))
     steps = len(train) // training.batch_size
     evaluated = _EVALUATION_SHARE * len(val) / training.batch_size
     start = _GROUP_SECONDS if plan.workers > 1 else 0.0
 
-    def held(seconds: float, longer: float) -> list[float]:
-        """Seconds that each trial holds its workers."""
-        in_steps = (1.0 + (cost - 1.0) * longer for cost in costs)
-        return [
-            (training.epochs * (steps * each + evaluated) + _TIMED_PAIRS) * seconds + start
-            for each in in_steps
-        ]
+    def held(cost: float, seconds: float, longer: float) -> float:
+        """Seconds that a trial holds its workers."""
+        each = 1.0 + (cost - 1.0) * longer
+        return (training.epochs * (steps * each + evaluated) + _TIMED_PAIRS) * seconds + start
+
+    def together(seconds: float, longer: float) -> float:
+        """Seconds that all trials hold their workers, one after the other."""
+        return sum(count * held(cost, seconds, longer) for cost, count in kinds)
 
     def hours(seconds: float, longer: float) -> float:
-        trials = held(seconds, longer)
         # Not all that fit find work to the end.
-        elapsed = max(sum(trials) / _at_a_time(spec, placement), *trials)
+        longest = max(held(cost, seconds, longer) for cost, _ in kinds)
+        elapsed = max(together(seconds, longer) / _at_a_time(spec, placement), longest)
         return (elapsed + _RAY_SECONDS) / 3600
 
     ranked, tenth = sorted(base), len(base) // 10
@@ -284,7 +285,7 @@ def _estimate(
         hours=hours(step, longer),
         low=hours(ranked[tenth], min(1.0, longer)),
         high=hours(ranked[-1 - tenth], max(1.0, longer)),
-        gpu_hours=sum(held(step, longer)) / 3600 * plan.workers * placement.gpus_per_worker,
+        gpu_hours=together(step, longer) / 3600 * plan.workers * placement.gpus_per_worker,
         decoding_included=not train.cropped_by_loader,
     )
 

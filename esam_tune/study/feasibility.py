@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _TOLERANCE = 0.02
 # The parameters that the cost of a step depends on.
 _PRICED = ("optimizer", "beta", "gamma", "selection", "every", "batch_size")
+# Batch sizes that are counted each: seconds for a large network.
+_COUNTED = 8
+# Settings whose cost is compared, within a second or so.
+_MOST_CORNERS = 5_000
 
 
 class PredictedCost:
@@ -36,6 +40,10 @@ class PredictedCost:
     def __init__(self, spec: StudySpec, workers: int) -> None:
         self._spec = spec
         self._workers = workers
+        sizes = _sizes(spec)
+        many = len(sizes) > _COUNTED or isinstance(spec.dimensions.get("batch_size"), Range)
+        # One count for all sizes: all parts are in proportion to the rows.
+        self._counted_rows = max(sizes) // workers if many else None
 
     def __call__(self, params: Mapping[str, Value]) -> float:
         """The cost of a step with these complete parameters, over the base optimizer's."""
@@ -44,13 +52,7 @@ class PredictedCost:
         training = self._spec.training
         batch_size = int(params.get("batch_size", training.batch_size))
         rows = batch_size // self._workers
-        searched = self._spec.dimensions.get("batch_size")
-        if isinstance(searched, Range):
-            # One count for all sizes: all parts are in proportion to the rows.
-            counted = _measured(self._spec.task, int(searched.high) // self._workers)
-            work = replace(counted, rows=rows)
-        else:
-            work = _measured(self._spec.task, rows)
+        work = replace(_measured(self._spec.task, self._counted_rows or rows), rows=rows)
         return step_cost(
             work,
             method=str(params["optimizer"]),
@@ -115,6 +117,10 @@ def _measured(task: TaskSettings, rows: int) -> StepWork:
     return measure_step_work(*step_example(task, rows))
 
 
+def _sizes(spec: StudySpec) -> set[int]:
+    return {size for _, size in spec.batch_sizes()}
+
+
 def _on_cost(spec: StudySpec) -> list[Constraint]:
     return [c for c in spec.constraints if c.metric == keys.STEP_FLOPS_RATIO]
 
@@ -132,22 +138,44 @@ def _corners(spec: StudySpec) -> Iterator[dict[str, Value]]:
     for key, dimension in spec.ordered.items():
         if key not in _PRICED and key not in named:
             continue
+        # What a condition tells apart has ends of its own.
+        told_apart = {v for c in spec.conditions.values() for v in c.when.get(key, ())}
         if isinstance(dimension, Choice):
-            ends[key] = dimension.choices
+            ends[key] = _extremes(key, dimension, told_apart)
         else:
-            # What a condition tells apart has ends of its own.
-            asked = {int(v) for c in spec.conditions.values() for v in c.when.get(key, ())}
+            asked = {int(v) for v in told_apart}
             beside = {value + step for value in asked for step in (-1, 0, 1)}
             ends[key] = (*_ends(dimension), *filter(dimension.contains, sorted(beside)))
             if key == "gamma":
                 ends[key] += _just_below_one(spec, dimension)
+    corners = math.prod(map(len, ends.values()))
+    if corners > _MOST_CORNERS:
+        raise InputError(
+            "search",
+            "its choices and conditions tell too many costs apart to see whether the constraint on "
+            f"cost can be kept: must be at most {_MOST_CORNERS}, got {corners}",
+            "give fewer choices, or drop the constraint",
+        )
     for values in product(*ends.values()):
         yield _priced(spec, dict(zip(ends, values, strict=True)))
 
 
+def _extremes(key: str, dimension: Choice, told_apart: set[Value]) -> tuple[Value, ...]:
+    """The choices at which cost may have its ends: it rises or falls with beta, gamma and every."""
+    if key not in ("beta", "gamma", "every"):
+        return dimension.choices
+    ordered = sorted(dimension.choices)
+    # gamma = 1 selects nothing: a little below may be dearer.
+    below_one = [value for value in ordered if value < 1][-1:]
+    kept = {ordered[0], ordered[-1], *below_one, *filter(dimension.contains, told_apart)}
+    return tuple(value for value in dimension.choices if value in kept)
+
+
 def _just_below_one(spec: StudySpec, gamma: Range) -> tuple[float, ...]:
     """The largest gammas that leave a row out: dearer than gamma = 1, which selects nothing."""
-    largest = {1 - 1 / size for _, size in spec.batch_sizes()}
+    sizes = _sizes(spec)
+    told = sizes if len(sizes) <= _COUNTED else {min(sizes), max(sizes)}
+    largest = {1 - 1 / size for size in told}
     return tuple(value for value in largest if gamma.contains(value))
 
 

@@ -120,10 +120,24 @@ class StudyFolder:
             InputError: when there is no such study.
         """
         if not self.exists():
+            self._require_readable()
             names = sorted(p.parent.name for p in self.storage.glob("*/journal.jsonl"))
             remedy = choose_from(names, self.name) if names else "run `esam-tune sweep` first"
             raise InputError("STUDY", f"no study {self.name!r} in {str(self.storage)!r}", remedy)
         return StudyRecord.from_journal(self.journal)
+
+    def _require_readable(self) -> None:
+        """Tell a journal that cannot be read from one that is not there."""
+        try:
+            self.journal.open("rb").close()
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise InputError(
+                "STUDY",
+                f"cannot read {str(self.journal)!r} ({error.strerror})",
+                "see to the file's permissions and its disk",
+            ) from None
 
     def tracked(self) -> Cursor:
         """Run ids on the tracking server."""
@@ -178,7 +192,16 @@ def study_folder(storage: Path, name: str, field: str = "STUDY") -> StudyFolder:
     """
     if check_name(field, name) in _RESERVED:
         raise InputError(field, f"{name!r} is a name the storage itself uses", "choose another")
-    return StudyFolder(storage=storage.absolute(), name=name)
+    folder = StudyFolder(storage=storage.absolute(), name=name)
+    # A study's folder is emptied of checkpoints when it ends: not another place by another name.
+    with suppress(OSError):
+        if folder.path.is_symlink():
+            raise InputError(
+                field,
+                f"{name!r} is a link in {str(folder.storage)!r}, not a study's own folder",
+                "give --storage the folder that holds the study itself",
+            )
+    return folder
 
 
 def check_storage(storage: Path) -> None:

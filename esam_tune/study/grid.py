@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from esam_tune.domains import Value
@@ -22,8 +23,14 @@ def float_ranges(spec: StudySpec) -> list[str]:
 
 
 def grid_size(spec: StudySpec) -> int | None:
-    """How many distinct settings the space holds, or None for one with a float range."""
+    """How many distinct settings the space holds.
+
+    None for one with a float range, or whose conditions tell so many settings apart that they
+    cannot be counted within a second or so.
+    """
     if float_ranges(spec):
+        return None
+    if math.prod(len(_kinds(spec, key)) for key in spec.ordered) > FEW:
         return None
     return _size(spec, [*spec.ordered], {})
 

@@ -41,23 +41,27 @@ def check_optuna_storage(url: str) -> None:
         )
     parts = urllib.parse.urlsplit(url)
     if kind in ("sqlite", "journal"):
-        path = Path(parts.path[1:])
+        path = _file(url)
         if ":memory:" in url:
             raise InputError(
                 OPTION, f"{shown!r} would not outlast the process", "name a file: sqlite:////FILE"
             )
-        if parts.netloc or not parts.path[1:] or not path.absolute().parent.is_dir():
+        if parts.netloc or not path.name or not path.absolute().parent.is_dir():
             raise InputError(
                 OPTION, f"no folder for {shown!r}", "create it, and write three slashes before PATH"
             )
+        if path.exists() and not path.is_file():
+            raise InputError(OPTION, f"{shown!r} names no file", "name one, or a new one")
         return
     _require_driver(url, shown)
     try:
         _connect(parts, _SERVER_PORTS[kind])
-    except OSError as error:
+    # ValueError: a port that is no number, or a name that cannot be a host's.
+    except (OSError, ValueError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
             OPTION,
-            f"no database server answers at {shown!r} ({error.strerror or error})",
+            f"no database server answers at {shown!r} ({reason})",
             "start it, or leave the option out to keep the study in its own folder",
         ) from None
 
@@ -88,8 +92,7 @@ def open_optuna_storage(where: Path | str, patience: Patience = no_patience) -> 
             lambda: optuna.storages.RDBStorage(f"sqlite:///{where}", engine_kwargs=engine), patience
         )
     if where.startswith("journal:"):
-        path = urllib.parse.unquote(urllib.parse.urlsplit(where).path[1:])
-        backend = optuna.storages.journal.JournalFileBackend(path)
+        backend = optuna.storages.journal.JournalFileBackend(str(_file(where)))
         return optuna.storages.JournalStorage(backend)
     try:
         # Hours may pass between two trials: a connection is tried before it is used.
@@ -105,11 +108,21 @@ def open_optuna_storage(where: Path | str, patience: Patience = no_patience) -> 
     return open_patiently(lambda: storage, patience)
 
 
+def _file(url: str) -> Path:
+    """The file that an sqlite or journal URL names.
+
+    SQLAlchemy takes the path of the former as it stands; of the latter %XX is the byte it spells.
+    """
+    path = urllib.parse.urlsplit(url).path[1:]
+    return Path(path if url.lower().startswith("sqlite") else urllib.parse.unquote(path))
+
+
 def _connect(parts: urllib.parse.SplitResult, usual_port: int) -> None:
     """Reach the server where its driver would: a host, or a socket of this machine.
 
     Raises:
         OSError: when nothing answers.
+        ValueError: for what can be no port or host, as OverflowError.
     """
     query = dict(urllib.parse.parse_qsl(parts.query))
     host = query.get("host", parts.hostname or "localhost")
@@ -134,7 +147,7 @@ def _require_driver(url: str, shown: str) -> None:
 
     try:
         make_url(url).get_dialect().import_dbapi()
-    except (SQLAlchemyError, ImportError) as error:
+    except (SQLAlchemyError, ImportError, ValueError) as error:
         raise InputError(
             OPTION,
             f"{shown!r} needs a database driver ({str(error).splitlines()[0]})",

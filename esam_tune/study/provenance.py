@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -34,27 +35,35 @@ def provenance(
 def git_commit(path: Path) -> str | None:
     """The commit that a file is from, with ``-dirty`` where the file differs from it.
 
-    None outside of a repository, and where git is missing or does not answer.
+    None outside of a repository, and where git is missing or does not answer. A repository's own
+    configuration may name programs (monitors, filters, transports), and it may have come from
+    elsewhere together with the file: git is asked for what it looks up without running any.
     """
     git = shutil.which("git")
     if git is None:
         return None
 
-    def ask(*arguments: str) -> str:
-        return subprocess.run(  # noqa: S603 - a fixed command on the user's own file
+    def ask(*arguments: str) -> str | None:
+        done = subprocess.run(  # noqa: S603 - a fixed command on the user's own file
             [git, "-C", str(path.absolute().parent), *arguments],
             capture_output=True,
             text=True,
-            check=True,
+            check=False,
             timeout=_GIT_SECONDS,
-        ).stdout.strip()
+            # A partial clone would fetch what it lacks, by a command that it names itself.
+            env={**os.environ, "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"},
+        )
+        return None if done.returncode else done.stdout.strip()
 
     try:
-        commit = ask("rev-parse", "HEAD")
-        changed = ask("status", "--porcelain", "--ignored", "--", path.name)
+        commit = ask("rev-parse", "--verify", "HEAD")
+        then = ask("rev-parse", "--verify", f"HEAD:./{path.name}")
+        now = ask("hash-object", "--no-filters", "--", path.name)
     except (OSError, subprocess.SubprocessError):
         return None
-    return f"{commit}-dirty" if changed else commit
+    if commit is None:
+        return None
+    return commit if now is not None and now == then else f"{commit}-dirty"
 
 
 def device_name(gpus_per_worker: float) -> str:

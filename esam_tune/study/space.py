@@ -9,7 +9,7 @@ from typing import Any
 
 from esam_tune.config import PARAMETERS, complete_params, task_settings, training_settings
 from esam_tune.domains import COUNT, SEED, Domain, check_keys
-from esam_tune.errors import InputError
+from esam_tune.errors import UNWANTED, InputError
 from esam_tune.metrics import OBJECTIVES, Direction
 from esam_tune.study.search_section import search_section
 from esam_tune.study.spec import (
@@ -46,7 +46,8 @@ SAMPLER = Domain(kind=str, choices=SAMPLERS)
 EARLY_STOPPING = {
     "kind": Domain(kind=str, choices=STOPPING_KINDS),
     "grace_epochs": COUNT,
-    "eta": Domain(kind=float, low=1.0, low_open=True),
+    # Closer to 1 there is a rung at every epoch; beyond, none.
+    "eta": Domain(kind=float, low=1.1, high=1_000.0),
 }
 _NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _NAME_LENGTH = 100
@@ -62,10 +63,25 @@ def load_space(path: Path, assignments: Sequence[str] = ()) -> StudySpec:
     Raises:
         InputError: for anything in it that cannot be used.
     """
-    document = read_yaml(path, "SPACE")
+    return assigned_space(read_yaml(path, "SPACE"), assignments, default_name=path.stem)
+
+
+def assigned_space(
+    document: dict[str, Any], assignments: Sequence[str], default_name: str
+) -> StudySpec:
+    """Check a space document with fields put over what it says.
+
+    Args:
+        document: of a space file; it is changed.
+        assignments: ``section.key=VALUE`` each.
+        default_name: of the study, where the document has none.
+
+    Raises:
+        InputError: for anything in it that cannot be used.
+    """
     for assignment in assignments:
         _assign(document, assignment)
-    return parse_space(document, default_name=path.stem)
+    return parse_space(document, default_name=default_name)
 
 
 def _assign(document: dict[str, Any], assignment: str) -> None:
@@ -178,6 +194,8 @@ def _count(field: str, value: object) -> int:
 def _text(field: str, value: object) -> str:
     if not isinstance(value, str):
         raise InputError(field, f"must be text, got {value!r}", "put it in quotes")
+    if UNWANTED.search(value):
+        raise InputError(field, f"must hold no control characters, got {value!r}", "retype it")
     return value.strip()
 
 

@@ -97,6 +97,11 @@ def points(
     return [(key, value, milliseconds, step) for key, value in metrics.items() if value is not None]
 
 
+def asked_uri(uri: str | None) -> str | None:
+    """The address that was asked for, by an argument or the environment; None for the local one."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+
+
 def local_uri(storage: Path) -> str:
     """The store inside a storage."""
     return f"sqlite:///{storage.absolute() / 'mlflow.db'}"
@@ -143,7 +148,8 @@ def check_uri(uri: str) -> None:
             parts = urllib.parse.urlsplit(uri)
             where = (parts.hostname or "", parts.port or _SERVER_PORTS[kind])
             socket.create_connection(where, timeout=_CONNECT_SECONDS).close()
-    except (OSError, http.client.HTTPException) as error:
+    # ValueError: a name that cannot be a host's, a path that cannot be one of HTTP.
+    except (OSError, ValueError, http.client.HTTPException) as error:
         shown = without_credentials(uri)
         raise InputError(
             "--tracking-uri",
@@ -173,7 +179,7 @@ def _require_driver(uri: str) -> None:
 
     try:
         make_url(uri).get_dialect().import_dbapi()
-    except (SQLAlchemyError, ImportError) as error:
+    except (SQLAlchemyError, ImportError, ValueError) as error:
         raise InputError(
             "--tracking-uri",
             f"{without_credentials(uri)!r} needs a database driver ({str(error).splitlines()[0]})",
@@ -208,7 +214,8 @@ def without_credentials(uri: str) -> str:
     One that cannot be taken apart for certain is not shown at all.
     """
     if "://" not in uri:
-        return uri
+        # No URI, or one with a slip in it, password and all.
+        return _UNREADABLE if "@" in uri else uri
     try:
         parts = urllib.parse.urlsplit(uri)
         host, port = parts.hostname or "", parts.port

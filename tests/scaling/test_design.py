@@ -94,7 +94,7 @@ def test_counts_are_put_in_order_or_refused(counts):
         ((1, 3), "strong", "divide evenly over the 3 workers"),
         ((1, 256), "strong", "divide evenly over the 256 workers"),
         ((1, 2), "medium", "must be strong or weak"),
-        ((0, 1), "strong", "integer >= 1"),
+        ((0, 1), "strong", r"integer in \[1, 1000000\]"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(counts, mode, words):
