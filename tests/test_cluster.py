@@ -1,5 +1,6 @@
 """What a cluster holds, now and when its autoscaler has started what it may."""
 
+import logging
 import os
 import signal
 from types import SimpleNamespace
@@ -39,7 +40,7 @@ def test_this_machine_is_a_cluster_of_one_node():
 
 
 @pytest.fixture
-def ray_starts(monkeypatch):
+def ray_starts(monkeypatch, tmp_path):
     """Ray's start as it is seen from here: a handler of its own, and the dashboard's address."""
 
     def pretend(dashboard_url, seen=None):
@@ -53,6 +54,7 @@ def ray_starts(monkeypatch):
         monkeypatch.setattr("ray.shutdown", lambda: None)
         monkeypatch.setattr("ray.nodes", list)
         monkeypatch.setattr(cluster, "_node_groups", list)
+        monkeypatch.setattr(cluster, "_log_folder", lambda: tmp_path)
 
     before = signal.getsignal(signal.SIGTERM)
     yield pretend
@@ -112,6 +114,26 @@ def test_groups_on_a_cluster_know_its_address(
     ((options, _),) = seen
     wanted = {"env_vars": {"RAY_ADDRESS": told}} if told else None
     assert options["runtime_env"] == wanted
+
+
+def test_what_ray_says_goes_to_its_log_while_it_is_connected(ray_starts, tmp_path, capfd):
+    ray_starts(None)
+    speaker = logging.getLogger("ray.tune")
+    with cluster.connected(None, distributed=False):
+        speaker.error("a trial failed\nTraceback ...")
+    (log,) = tmp_path.glob("esam-tune-*.log")
+    assert "ERROR ray.tune: a trial failed\nTraceback ..." in log.read_text()
+    assert capfd.readouterr().err == ""
+    speaker.error("no longer connected")
+    assert "no longer connected" in capfd.readouterr().err
+    assert "no longer connected" not in log.read_text()
+
+
+def test_rays_log_that_cannot_be_written_ends_nothing(ray_starts, monkeypatch, tmp_path):
+    ray_starts(None)
+    monkeypatch.setattr(cluster, "_log_folder", lambda: tmp_path / "none")
+    with cluster.connected(None, distributed=False) as nodes:
+        assert nodes == []
 
 
 def test_rays_start_leaves_a_handler_of_ours_in_place(ray_starts):

@@ -1,142 +1,16 @@
-"""What a person sees while a study runs: its table, its lines and the time that is left."""
+"""What a person sees while a study runs, on a terminal and off it."""
 
-import io
-from types import SimpleNamespace
+import logging
+import re
+import sys
 
 import pytest
-from rich.console import Console
-from study_events import WrittenStudy, study_spec
-
-from esam_tune import journal
-from esam_tune.journal import Event
-from esam_tune.study import progress
-from esam_tune.study.front_table import format_metric, front_table
-from esam_tune.study.progress import Progress
-
-
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def monotonic(self):
-        return self.now
+from running_study import Clock, Running
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=clock.monotonic))
-    return clock
-
-
-class Running:
-    """A study whose record is kept up to date by hand, and the screen that shows it."""
-
-    def __init__(self, folder, *, terminal=False, width=120, **changes):
-        spec = study_spec(**{"trials": 3, "training": TEN_EPOCHS} | changes)
-        study = WrittenStudy(folder / "journal.jsonl", spec)
-        self.record = study.record()
-        self.screen = io.StringIO()
-        self.console = Console(
-            file=self.screen, force_terminal=terminal, width=width, highlight=False
-        )
-
-    def progress(self):
-        budget = self.record.spec.trials + len(self.record.spec.baselines)
-        return Progress(self.record, self.console, lambda: budget - len(self.record.trials))
-
-    def apply(self, kind, trial_id, **content) -> Event:
-        event = {"event": kind, "time": 0.0, "trial_id": trial_id, **content}
-        self.record.apply(event)
-        return event
-
-    def start(self, trial_id, label="ESAM", *, baseline=False):
-        params = {"optimizer": "esam"}
-        self.apply(
-            journal.TRIAL_START,
-            trial_id,
-            label=label,
-            params=params,
-            baseline=baseline,
-            optuna_number=None,
-        )
-
-    def epoch(self, trial_id, epoch, accuracy=0.5, cost=1.5):
-        metrics = {"epoch": epoch, "val_accuracy": accuracy, "step_flops_ratio": cost}
-        self.apply(journal.EPOCH, trial_id, metrics=metrics)
-
-    def end(self, trial_id, state="complete", reason=None):
-        self.apply(journal.TRIAL_END, trial_id, state=state, reason=reason)
-
-    def trial(self, trial_id, accuracy, cost, label="ESAM", *, baseline=False):
-        self.start(trial_id, label, baseline=baseline)
-        self.epoch(trial_id, 10, accuracy, cost)
-        self.end(trial_id)
-
-    def shown(self):
-        return self.screen.getvalue()
-
-
-TEN_EPOCHS = {"epochs": 10, "batch_size": 64, "lr": 0.05}
-
-
-def table_lines(running, **options):
-    running.console.print(front_table(running.record, **options))
-    return [line.split() for line in running.shown().splitlines()]
-
-
-def test_time_left_is_unknown_before_the_first_epoch(tmp_path, clock):
-    running = Running(tmp_path)
-    running.start("0000")
-    shown = running.progress()
-    clock.now += 50
-    assert shown.seconds_left() is None
-
-
-def test_time_left_follows_from_the_epochs_so_far(tmp_path, clock):
-    running = Running(tmp_path)  # three trials and a baseline of ten epochs each
-    shown = running.progress()
-    running.start("0000")
-    clock.now += 20
-    running.epoch("0000", 10)
-    assert shown.seconds_left() == pytest.approx(30 * 2.0)
-    running.end("0000")
-    assert shown.seconds_left() == pytest.approx(30 * 2.0)
-    clock.now += 20
-    running.start("0001")
-    running.epoch("0001", 10)
-    assert shown.seconds_left() == pytest.approx(20 * 2.0)
-
-
-def test_epochs_of_an_earlier_process_do_not_speed_up_the_estimate(tmp_path, clock):
-    running = Running(tmp_path)
-    running.trial("0000", 0.9, 1.0)
-    running.start("0001")
-    running.epoch("0001", 4)
-    shown = running.progress()
-    assert shown.seconds_left() is None
-    clock.now += 6
-    running.epoch("0001", 6)
-    assert shown.seconds_left() == pytest.approx((40 - 16) * 3.0)
-
-
-def test_epochs_that_a_failed_trial_leaves_out_are_not_waited_for(tmp_path, clock):
-    running = Running(tmp_path)
-    shown = running.progress()
-    running.start("0000")
-    running.epoch("0000", 2)
-    running.end("0000", "failed", "because")
-    clock.now += 4
-    assert shown.seconds_left() == pytest.approx(30 * 2.0)
-
-
-def test_nothing_is_left_at_the_end(tmp_path, clock):
-    running = Running(tmp_path)
-    shown = running.progress()
-    for number in range(4):
-        running.trial(f"{number:04d}", 0.9, 1.0)
-    clock.now += 80
-    assert shown.seconds_left() == 0.0
+    return Clock(monkeypatch)
 
 
 def test_off_a_terminal_each_end_is_one_line(tmp_path, clock):
@@ -177,43 +51,12 @@ def test_a_terminal_shows_the_front_so_far_and_what_runs(tmp_path, clock):
         clock.now += 5
         running.start("0003", "ESAM now")
         running.epoch("0003", 4, 0.5)
-    last = running.shown().rsplit("small: ", 1)[1]
-    assert "3/4 trials" in last
+    view, last = running.shown().rsplit("small: ", 1)
+    assert last.startswith("3/4 trials, 0:05 elapsed")
+    last_view = view.rsplit("small: ", 1)[1]
     for text in ("SGD", "70.0%", "ESAM best", "95.0%", "1.40", "ESAM now", "epoch 4/10", "50.0%"):
-        assert text in last
-    assert "ESAM worse" not in last
-
-
-def test_the_front_is_ordered_by_cost_with_the_rest_of_the_baselines_below(tmp_path):
-    running = Running(tmp_path)
-    running.trial("0000", 0.97, 2.0, "SAM", baseline=True)
-    running.trial("0001", 0.95, 1.4, "ours")
-    running.trial("0002", 0.70, 1.0, "SGD", baseline=True)
-    running.trial("0003", 0.60, 1.9, "worse", baseline=True)
-    running.trial("0004", 0.60, 1.5, "beaten", baseline=True)
-    running.trial("0005", 0.50, 1.1, "searched")
-    chosen = running.record.trials["0001"]
-    lines = table_lines(running, baselines=True, chosen=chosen)
-    rows = [line for line in lines if any(word.startswith("000") for word in line)]
-    order = [next(word for word in row if word.startswith("000")) for row in rows]
-    assert order == ["0002", "0001", "0000", "0004", "0003"]
-    assert [row[0] for row in rows] == ["0002", "*", "0000", "0004", "0003"]
-    assert ["baseline" in row for row in rows] == [True, False, True, True, True]
-    assert rows[1] == ["*", "0001", "ours", "95.0%", "1.40", "-"]
-
-
-def test_a_table_without_baselines_holds_the_front_alone(tmp_path):
-    running = Running(tmp_path)
-    running.trial("0000", 0.9, 1.0, "ours")
-    running.trial("0001", 0.8, 1.5, "beaten", baseline=True)
-    lines = table_lines(running, baselines=False)
-    assert ["ours" in line for line in lines].count(True) == 1
-    assert not any("beaten" in line for line in lines)
-
-
-def test_a_table_of_no_trials_is_its_header(tmp_path):
-    (header,) = table_lines(Running(tmp_path), baselines=True)
-    assert header[:2] == ["trial", "setting"]
+        assert text in last_view
+    assert "ESAM worse" not in last_view
 
 
 @pytest.mark.parametrize("label", ["SAM [tuned]", "SAM [/]", "[/bold] SAM", "[red]SAM", "a: b\\"])
@@ -227,15 +70,98 @@ def test_a_label_is_shown_as_it_is_written(tmp_path, clock, label, terminal):
     assert label in running.shown()
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "text"),
-    [
-        ("val_accuracy", 0.98765, "98.8%"),
-        ("test_accuracy", 1.0, "100.0%"),
-        ("val_loss", 0.12345, "0.123"),
-        ("step_flops_ratio", 1.678, "1.68"),
-        ("step_time_ratio", None, "-"),
-    ],
-)
-def test_metrics_are_written_for_readers(key, value, text):
-    assert format_metric(key, value) == text
+def test_a_view_that_does_not_change_is_not_drawn_again(tmp_path, clock):
+    running = Running(tmp_path, terminal=True)
+    running.start("0000")
+    with running.progress() as shown:
+        shown.update(now=True)
+        drawn = len(running.shown())
+        for _ in range(5):
+            shown.update(now=True)
+        assert len(running.shown()) == drawn
+        running.epoch("0000", 3)
+        shown.update(now=True)
+        assert "epoch 3/10" in running.shown()[drawn:]
+
+
+def test_the_view_leaves_one_line_behind(tmp_path, clock):
+    """Each line that was drawn is erased again, but the last summary."""
+    running = Running(tmp_path, terminal=True, width=80, height=24)
+    with running.progress() as shown:
+        for number in range(4):
+            running.trial(f"{number:04d}", 0.6 + number / 10, 1 + number)
+            clock.now += 1
+            shown.update()
+    assert screen_of(running.shown()) == ["small: 4/4 trials, 0:04 elapsed"]
+
+
+def screen_of(written):
+    """Lines that are on a terminal after it was sent this, control sequences obeyed."""
+    lines, at = [""], 0
+    for part in re.split(r"(\x1b\[[?0-9;]*[a-zA-Z]|\n|\r)", written):
+        if part == "\n":
+            at += 1
+            lines += [""] * (at + 1 - len(lines))
+        elif re.fullmatch(r"\x1b\[\d*A", part):
+            at -= int(part[2:-1] or 1)
+        elif part == "\x1b[2K":
+            lines[at] = ""
+        elif part and not part.startswith("\x1b") and part != "\r":
+            lines[at] += part
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+def test_a_warning_appears_above_the_view_and_does_not_tear_it(tmp_path, clock, monkeypatch):
+    running = Running(tmp_path, terminal=True, width=80, height=24)
+    monkeypatch.setattr(sys, "stderr", running.screen)
+    handler = logging.StreamHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        with running.progress() as shown:
+            running.start("0000")
+            shown.update(now=True)
+            logging.getLogger("esam_tune.study").warning("storage [is] full")
+            clock.now += 1
+            shown.update()
+            on_screen = screen_of(running.shown())
+        assert on_screen[0] == "storage [is] full"
+        assert on_screen[1] == "small: 0/4 trials, 0:01 elapsed"
+        assert sum(line.startswith("small: ") for line in on_screen) == 1
+        assert handler.stream is running.screen
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+def test_a_terminal_without_a_cursor_gets_lines(tmp_path, clock, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    running = Running(tmp_path, terminal=True)
+    with running.progress():
+        running.trial("0000", 0.9, 1.0)
+    (line,) = running.shown().splitlines()
+    assert line.endswith("0000 ESAM: val acc 90.0%, FLOPs/SGD 1.00")
+    assert "\x1b[" not in line
+
+
+def test_off_a_terminal_a_line_now_and_then_says_that_trials_go_on(tmp_path, clock):
+    running = Running(tmp_path)
+    with running.progress() as shown:
+        running.start("0000")
+        running.epoch("0000", 4)
+        for _ in range(11):
+            clock.now += 60
+            shown.update()
+    lines = running.shown().splitlines()
+    assert [line.split("  ")[0][:40] for line in lines] == [
+        "small: 0/4 trials, 5:00 elapsed, left: 3",
+        "small: 0/4 trials, 10:00 elapsed, left: ",
+    ]
+    assert all(line.endswith("  running: 0000 epoch 4/10") for line in lines)
+
+
+def test_a_line_off_a_terminal_tells_what_is_left(tmp_path, clock):
+    running = Running(tmp_path)
+    with running.progress():
+        clock.now += 30
+        running.trial("0000", 0.9, 1.5)
+    (line,) = running.shown().splitlines()
+    assert ", left: 30 epochs at the cost of 45 of SGD, about 1:30  0000 " in line
