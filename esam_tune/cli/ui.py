@@ -19,6 +19,12 @@ def add_parser(verbs: Any) -> None:
     parser = add_verb(
         verbs, "ui", run, "open MLflow on the storage's runs, on this machine's loopback"
     )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="to listen on (default: 127.0.0.1, which this machine alone reaches)",
+    )
     parser.add_argument("--port", type=port, default=5000, metavar="N", help="default: 5000")
     add_tracking_uri(parser)
 
@@ -29,5 +35,5 @@ def run(options: argparse.Namespace) -> int:
     from esam_tune.tracking.ui import serve_ui
 
     uri = tracking_uri(options) or local_uri(options.storage)
-    serve_ui(uri, artifact_root(options.storage, uri), options.port)
+    serve_ui(uri, artifact_root(options.storage, uri), options.host, options.port)
     return DONE

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from esam_tune import journal, pareto_front
+from esam_tune.errors import InputError, escaped, one_line
 from esam_tune.intervals import Interval
 from esam_tune.journal import Event
 from esam_tune.metrics import METRICS
@@ -48,17 +49,31 @@ class StudyRecord:
             JournalError: when the journal is damaged or does not begin with the study.
         """
         record: StudyRecord | None = None
-        for event, _ in journal.read(path):
-            if record is None:
-                if event["event"] != journal.STUDY:
-                    raise journal.JournalError(path, "does not begin with a study")
-                spec = parse_space(event["space"], default_name=path.parent.name)
-                uri = event["tracking_uri"] or local_uri(path.parent.parent)
-                record = cls(spec, event["workers_per_trial"], uri)
-            record.apply(event)
+        for event, end in journal.read(path):
+            try:
+                if record is None:
+                    record = cls._begun_by(event, path)
+                record.apply(event)
+            except InputError:
+                raise
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise journal.JournalError(
+                    path,
+                    f"holds something that no study writes, before byte {end} "
+                    f"({type(error).__name__}: {error})",
+                ) from error
         if record is None:
             raise journal.JournalError(path, "is empty")
         return record
+
+    @classmethod
+    def _begun_by(cls, event: Event, path: Path) -> "StudyRecord":
+        """The study that a journal's first event tells of."""
+        if event["event"] != journal.STUDY:
+            raise journal.JournalError(path, "does not begin with a study")
+        spec = parse_space(event["space"], default_name=path.parent.name)
+        uri = event["tracking_uri"] or local_uri(path.parent.parent)
+        return cls(spec, event["workers_per_trial"], uri)
 
     def apply(self, event: Event) -> None:
         """Take one event in."""
@@ -68,7 +83,8 @@ class StudyRecord:
         elif kind == journal.TRIAL_START:
             self.trials[event["trial_id"]] = TrialRecord(
                 trial_id=event["trial_id"],
-                label=event["label"],
+                # A folder may have come from elsewhere, and a terminal acts on what it shows.
+                label=escaped(event["label"]),
                 params=event["params"],
                 baseline=event["baseline"],
                 optuna_number=event["optuna_number"],
@@ -87,7 +103,8 @@ class StudyRecord:
             self.runs[event["trial_id"]].checkpoints.append(event["path"])
         elif kind == journal.TRIAL_END:
             run = self.runs[event["trial_id"]]
-            run.state, run.reason = event["state"], event["reason"]
+            reason = event["reason"]
+            run.state, run.reason = event["state"], reason and one_line(reason)
 
     def _begun(self, event: Event, trial_id: str) -> RunRecord:
         run = RunRecord(

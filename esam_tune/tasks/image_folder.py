@@ -227,7 +227,10 @@ def _listing(folder: Path, classes: list[str], least: int) -> Callable[[], Array
             found = sorted(
                 entry.name
                 for entry in os.scandir(folder / name)
-                if entry.name.lower().endswith(ENDINGS) and not entry.name.startswith(".")
+                if entry.name.lower().endswith(ENDINGS)
+                and not entry.name.startswith(".")
+                # Opening a pipe of that name would never end.
+                and entry.is_file()
             )
             if len(found) < least:
                 raise InputError(

@@ -1,5 +1,7 @@
 """MLflow's own user interface on a store."""
 
+import errno
+import ipaddress
 import os
 import socket
 import sys
@@ -9,13 +11,20 @@ from esam_tune.errors import InputError
 from esam_tune.tracking.store import check_uri, without_credentials
 
 
-def serve_ui(uri: str, artifact_root: Path | None, port: int) -> None:
+def serve_ui(uri: str, artifact_root: Path | None, host: str, port: int) -> None:
     """Become MLflow's own server on a store, until it is interrupted.
 
     A tracking server has a UI of its own: its address is all there is to say.
 
+    Args:
+        uri: of the store.
+        artifact_root: where its artifacts lie, or None for the store's own choice.
+        host: to listen on; said to be open where others reach it.
+        port: to listen on.
+
     Raises:
-        InputError: when the store is not there or the port is taken.
+        InputError: when the store is not there, the host is none of this machine's, or the port is
+            taken.
     """
     path = uri.removeprefix("sqlite:///")
     if uri.startswith("sqlite:") and not Path(path).exists():
@@ -24,20 +33,42 @@ def serve_ui(uri: str, artifact_root: Path | None, port: int) -> None:
     if uri.startswith(("http://", "https://")):
         sys.stdout.write(f"MLflow UI: {without_credentials(uri)}\n")
         return
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise InputError(
-                "--port", f"cannot listen on {port} ({error.strerror})", "choose another --port"
-            ) from None
+    address = _free_address(host, port)
+    if not ipaddress.ip_address(address).is_loopback:
+        sys.stderr.write(
+            f"esam-tune: warning: MLflow asks for no password, and listens on {address}: whoever "
+            f"reaches port {port} there can read, change and delete every run\n"
+        )
     root = [] if artifact_root is None else ["--default-artifact-root", artifact_root.as_uri()]
-    sys.stdout.write(f"MLflow UI: http://127.0.0.1:{port}  (Ctrl-C ends it)\n")
+    shown = f"[{host}]" if ":" in host else host
+    sys.stdout.write(f"MLflow UI: http://{shown}:{port}  (Ctrl-C ends it)\n")
     sys.stdout.flush()
     # Through the environment: a command line, with its credentials, is everyone's to see.
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     command = [sys.executable, "-m", "mlflow", "ui", *root]
     # Becoming the server, rather than starting it, hands it the terminal's signals.
-    os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port)])  # noqa: S606
+    os.execv(sys.executable, [*command, "--host", host, "--port", str(port)])  # noqa: S606
+
+
+def _free_address(host: str, port: int) -> str:
+    """The IP address of a host of this machine, where a port is free."""
+    try:
+        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            "--host", f"{host!r} is no address ({error})", "use 127.0.0.1, or one of this machine"
+        ) from None
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(where)
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise InputError(
+                    "--host", f"{host!r} is no address of this machine", "use 127.0.0.1"
+                ) from None
+            raise InputError(
+                "--port", f"cannot listen on {port} ({error.strerror})", "choose another --port"
+            ) from None
+    return str(where[0])
