@@ -2,6 +2,7 @@
 #   make sweep   the first study, in a new environment if there is none
 #   make test    lint, types and all tests but the longest
 #   make test-long   those: lost nodes, shared GPUs
+#   make chaos   the figures of docs/reliability.md: studies killed, stopped and cut off
 #   make clean   removes what the two made
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ STUDY ?= digits_noisy-$(shell date +%Y%m%d-%H%M%S)
 SWEEP_ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: sweep test test-long lint clean
+.PHONY: sweep test test-long chaos lint clean
 
 sweep: $(BIN)/.installed
 	$(BIN)/esam-tune sweep search_spaces/digits_noisy.yaml --name $(STUDY) --storage $(STORAGE) $(SWEEP_ARGS)
@@ -26,7 +27,11 @@ test: $(BIN)/.installed-dev lint
 	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
 
 test-long: $(BIN)/.installed-dev
-	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m long --ignore=tests/chaos $(PYTEST_ARGS)
+
+# Each test prints its figures as one line of JSON.
+chaos: $(BIN)/.installed-dev
+	ESAM_TUNE_CHAOS_HISTORIES=1000 $(BIN)/python -m pytest -m '' -s tests/chaos $(PYTEST_ARGS)
 
 lint: $(BIN)/.installed-dev
 	$(BIN)/ruff check .

@@ -111,16 +111,20 @@ def _count_trials(found: Verdict, spec: StudySpec, events: list[Event]) -> None:
 def _count_epochs(found: Verdict, spec: StudySpec, events: list[Event]) -> None:
     states = {e["trial_id"]: e["state"] for e in events if e["event"] == "trial_end"}
     reported: dict[str, list[Event]] = defaultdict(list)
+    # What any run reports after an epoch, all do; some metrics come after the last epoch only.
+    names: dict[int, set[str]] = defaultdict(set)
     for event in events:
         if event["event"] == "epoch":
             reported[event["trial_id"]].append(event["metrics"])
-    names = {key for listed in reported.values() for metrics in listed for key in metrics}
+            names[int(event["metrics"][keys.EPOCH])] |= event["metrics"].keys()
     for run_id, state in states.items():
         counted = Counter(int(metrics[keys.EPOCH]) for metrics in reported[run_id])
         last = spec.training.epochs if state == "complete" else max(counted, default=1)
-        found.metrics_missing += len(set(range(1, last + 1)) - counted.keys()) * len(names)
-        found.metrics_missing += sum(len(names - metrics.keys()) for metrics in reported[run_id])
-        found.metrics_repeated += _extra(counted) * len(names)
+        for epoch in range(1, last + 1):
+            found.metrics_missing += 0 if counted[epoch] else max(1, len(names[epoch]))
+            found.metrics_repeated += max(0, counted[epoch] - 1) * len(names[epoch])
+        for metrics in reported[run_id]:
+            found.metrics_missing += len(names[int(metrics[keys.EPOCH])] - metrics.keys())
 
 
 def _count_tracked(found: Verdict, events: list[Event], uri: str) -> None:

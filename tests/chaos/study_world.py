@@ -224,7 +224,7 @@ class World:
         if request is not None:
             kept = self.run.record.runs[request.run_id].checkpoints
             left = [path for path in kept if Path(path).exists()]
-            assert request.resume_from == (left[-1] if left else None)
+            assert request.resume_from == tuple(reversed(left))
             epoch = int(load_state(left[-1], 0)["epoch"]) if left else 0
             self.running[request.run_id] = Training(request, epoch)
 

@@ -11,15 +11,14 @@ import random
 import signal
 import time
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from conftest import write_space
-from host_processes import MARK, processes_of_the_host
+from host_processes import processes_of_the_host
 from isolated_sweep import IsolatedSweep
-from ray.cluster_utils import Cluster
 from study_verdict import Verdict, verdict, without_times
+from two_nodes import two_nodes
 
 from esam_tune.study.space import load_space
 
@@ -31,46 +30,6 @@ NODE_EVERY = 5
 _WORKER = "ray::RayTrainWorker"
 _PATIENCE_SECONDS = 300.0
 _LEFT_ALONE = "0000"
-
-
-class TwoNodes:
-    """A cluster of two nodes on this machine, with room for a trial of two workers on each."""
-
-    def __init__(self) -> None:
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-        self._second = self._cluster.add_node(num_cpus=2)
-        self.address = self._cluster.address
-
-    def lose_one(self) -> None:
-        """Kill the second node, as a machine's end does."""
-        self._cluster.remove_node(self._second, allow_graceful=False)
-
-    def replace_it(self) -> None:
-        """Start another in its place."""
-        self._second = self._cluster.add_node(num_cpus=2)
-
-    @property
-    def second(self) -> int:
-        """Process id of the second node's raylet, whose children its workers are."""
-        return self._second.all_processes["raylet"][0].process.pid
-
-    def shutdown(self) -> None:
-        """End both."""
-        self._cluster.shutdown()
-
-
-@contextmanager
-def two_nodes(mark):
-    before = os.environ.get(MARK)
-    os.environ[MARK] = mark
-    try:
-        nodes = TwoNodes()
-        yield nodes
-    finally:
-        nodes.shutdown()
-        del os.environ[MARK]
-        if before is not None:
-            os.environ[MARK] = before
 
 
 def workers_of(mark, run_ids):
