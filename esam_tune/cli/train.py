@@ -9,6 +9,7 @@ from typing import Any
 
 from esam_tune.cli.arguments import (
     DONE,
+    FAILED,
     INTERRUPTED,
     TERMINATED,
     add_address,
@@ -26,6 +27,7 @@ from esam_tune.cli.worker_options import (
     worker_rule,
     worker_shape,
 )
+from esam_tune.errors import InputError, RunFailedError
 
 
 def add_parser(verbs: Any) -> None:
@@ -33,7 +35,15 @@ def add_parser(verbs: Any) -> None:
     parser = add_verb(verbs, "train", run, "train a settings file and read the test split once")
     parser.add_argument("settings", type=Path, metavar="SETTINGS", help="settings file (YAML)")
     parser.add_argument("--name", help="of the run (default: from the settings' study and trial)")
-    parser.add_argument("--workers", type=count, default=1, metavar="N", help="processes")
+    parser.add_argument("--workers", type=count, metavar="N", help="processes (default: 1)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the training of that --name"
+    )
+    parser.add_argument(
+        "--register",
+        metavar="MODEL",
+        help="name in MLflow's model registry that receives the model as its next version",
+    )
     add_worker_rule(parser)
     add_worker_resources(parser)
     add_checkpoints(parser)
@@ -47,17 +57,14 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from esam_tune.config import trial_settings
-    from esam_tune.final_training import (
-        TrainOptions,
-        default_name,
-        model_folder,
-        train_chosen,
-    )
-    from esam_tune.study.front_table import format_metric
+    from esam_tune.final_training import TrainOptions, default_name, train_chosen, training_folder
+    from esam_tune.study.progress import format_metric
     from esam_tune.study.signals import Stopped, raise_on_signals
     from esam_tune.study.space import check_name
     from esam_tune.yaml_file import read_yaml
 
+    if options.resume and options.name is None:
+        raise InputError("--name", "is needed with --resume", "name the training to go on with")
     settings = trial_settings(read_yaml(options.settings, "SETTINGS"))
     progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     epochs = settings.training.epochs
@@ -70,34 +77,56 @@ def run(options: argparse.Namespace) -> int:
         )
         progress.print(f"epoch {metrics['epoch']:.0f}/{epochs}  {shown}")
 
-    name = options.name or default_name(settings, options.storage)
+    name = check_name("--name", options.name or default_name(settings, options.storage))
+    said = options.batch_rule is not None or options.lr_rule is not None
     how = TrainOptions(
         storage=options.storage,
-        name=check_name("--name", name),
+        name=name,
         workers=options.workers,
-        rule=worker_rule(options),
+        rule=worker_rule(options) if said else None,
         shape=worker_shape(options),
         threads=options.cpus_per_worker,
         checkpoint_storage=options.checkpoint_storage,
         max_failures=options.max_failures,
         tracking_uri=tracking_uri(options),
         address=options.address,
+        resume=options.resume,
+        register=options.register,
     )
+    folder = training_folder(options.storage, name)
+    again = f"go on with it: --name {name} --resume"
     try:
         with raise_on_signals():
             document = train_chosen(settings, how, on_epoch)
     except Stopped as stop:
-        folder = model_folder(options.storage, name)
-        kept = f"the weights are in {folder}" if folder.exists() else "nothing is kept"
+        kept = f"{again}" if folder.started() else "nothing is kept"
         progress.print(f"esam-tune: {stop.signal.name} ended the training; {kept}")
         return TERMINATED if stop.signal is signal.SIGTERM else INTERRUPTED
+    except RunFailedError:
+        if folder.started():
+            progress.print(f"esam-tune: {again}")
+        raise
     if options.json:
         print_json(document)
-        return DONE
+    else:
+        _print(document)
+    # What was asked for by name and did not come about is no success.
+    return FAILED if options.register and document["registered"] is None else DONE
+
+
+def _print(document: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from esam_tune.study.progress import format_metric
+
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    metrics, registered = document["metrics"], document["registered"]
     console.print(
-        f"test accuracy {format_metric('test_accuracy', document['metrics']['test_accuracy'])}"
-        f" (validation {format_metric('val_accuracy', document['metrics']['val_accuracy'])})"
+        f"test accuracy {format_metric('test_accuracy', metrics['test_accuracy'])}"
+        f" (validation {format_metric('val_accuracy', metrics['val_accuracy'])})"
     )
-    console.print(f"weights: {document['weights']}")
-    return DONE
+    console.print(f"weights:    {document['weights']}")
+    if document["model_uri"] is not None:
+        console.print(f"MLflow:     {document['model_uri']}")
+    if registered is not None:
+        console.print(f"registered: {registered['name']}, version {registered['version']}")

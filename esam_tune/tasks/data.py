@@ -24,15 +24,20 @@ class DataSet:
     Args:
         load: one of its splits.
         shape: of its images, and the count of its classes, without reading any image.
+        moments: mean and deviation that its loader standardises images of one channel with; None
+            where the split says them.
     """
 
     load: Callable[[TaskSettings, SplitName], Split]
     shape: Callable[[TaskSettings], tuple[tuple[int, int, int], int]]
+    moments: Callable[[TaskSettings], tuple[float, float]] | None = None
 
 
 DATA_SETS: dict[str, DataSet] = {
     "digits": DataSet(
-        load=digits.load_digits, shape=lambda _: (digits.IMAGE_SHAPE, digits.NUM_CLASSES)
+        load=digits.load_digits,
+        shape=lambda _: (digits.IMAGE_SHAPE, digits.NUM_CLASSES),
+        moments=digits.digits_moments,
     ),
     "glyphs": DataSet(
         load=glyphs.load_glyphs, shape=lambda _: (glyphs.IMAGE_SHAPE, glyphs.NUM_CLASSES)
@@ -78,6 +83,21 @@ def checked_train_split(task: TaskSettings) -> Split:
     train = load_split(task, "train")
     check_model(task.model, train.image_shape)
     return train
+
+
+def standardisation(task: TaskSettings) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation by channel that a task's images are standardised with.
+
+    They are on the scale of the data set's own pixels: 0 to 16 in ``digits``, 0 to 255 in all else.
+    """
+    moments = DATA_SETS[task.dataset].moments
+    if moments is not None:
+        mean, deviation = moments(task)
+        return (mean,), (deviation,)
+    train = load_split(task, "train")
+    assert train.mean is not None
+    assert train.deviation is not None
+    return train.mean, train.deviation
 
 
 def training_batches(

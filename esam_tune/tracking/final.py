@@ -1,11 +1,32 @@
-"""The run of a final training, logged when it is done."""
+"""The run of a final training and its model, logged when it is done.
+
+Every step may be repeated: run, model and version are found again by the training's id, and what a
+process left unfinished the next one finishes.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from esam_tune.tracking.store import connect, experiment, log_metrics, log_params, points
+from esam_tune.tracking.trained_model import TrainedModel, log_model
+
+TRAINING_TAG = "esam_tune.training_id"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggedTraining:
+    """What the tracking store has of a training.
+
+    Args:
+        run_id: of its run.
+        model_id: of its model, or None where there is none.
+    """
+
+    run_id: str
+    model_id: str | None
 
 
 def log_training(
@@ -13,35 +34,48 @@ def log_training(
     artifact_root: Path | None,
     *,
     name: str,
+    training_id: str,
     document: Mapping[str, Any],
     params: Mapping[str, Any] = MappingProxyType({}),
-    started: float,
+    lineage: Mapping[str, str] = MappingProxyType({}),
+    ended: float,
     artifacts: Sequence[Path],
-) -> str:
-    """Log the finished training of a chosen setting as a run of its own.
+    model: TrainedModel | None,
+) -> LoggedTraining:
+    """Log the finished training of a chosen setting as a run of its own, with its model.
 
     Args:
         uri: of the tracking server or store.
         artifact_root: where artifacts go, or None for the server's own choice.
         name: of the run.
+        training_id: tells the training from all others.
         document: as ``esam-tune train`` prints it: ``settings``, ``history`` and the rest.
         params: to log beside the settings: what another worker count made of them.
-        started: Unix time of the training's start.
+        lineage: where the settings come from: what of it -> id or name.
+        ended: Unix time of the training's end.
         artifacts: files to keep with the run.
-
-    Returns:
-        The run's id.
+        model: to log with it, or None.
     """
     client = connect(uri)
+    experiment_id = experiment(client, artifact_root)
     settings = document["settings"]
-    run = client.create_run(
-        experiment(client, artifact_root),
-        start_time=int(started * 1000),
-        run_name=name,
-        tags={
-            "esam_tune.kind": "training",
-            **{f"esam_tune.origin.{k}": str(v) for k, v in settings["origin"].items()},
-        },
+    end = int(ended * 1000)
+    tags = {
+        TRAINING_TAG: training_id,
+        "esam_tune.kind": "training",
+        "esam_tune.weights_digest": document["weights_digest"],
+        **{f"esam_tune.origin.{key}": value for key, value in lineage.items()},
+    }
+    known = client.search_runs([experiment_id], f"tags.`{TRAINING_TAG}` = '{training_id}'")
+    run = (
+        known[0]
+        if known
+        else client.create_run(
+            experiment_id,
+            start_time=int((ended - document["seconds"]) * 1000),
+            run_name=name,
+            tags=tags,
+        )
     )
     run_id = str(run.info.run_id)
     logged_params = {
@@ -53,10 +87,11 @@ def log_training(
         **params,
     }
     log_params(client, run_id, logged_params)
-    ended = int((started + document["seconds"]) * 1000)
-    logged = [p for metrics in document["history"] for p in points(metrics, ended)]
-    log_metrics(client, run_id, logged)
+    log_metrics(
+        client, run_id, [p for metrics in document["history"] for p in points(metrics, end)]
+    )
     for path in artifacts:
         client.log_artifact(run_id, str(path))
-    client.set_terminated(run_id, "FINISHED", end_time=ended)
-    return run_id
+    model_id = None if model is None else log_model(client, run, model, tags, document, end)
+    client.set_terminated(run_id, "FINISHED", end_time=end)
+    return LoggedTraining(run_id=run_id, model_id=model_id)

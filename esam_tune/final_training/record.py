@@ -1,0 +1,104 @@
+"""What a final training's journal tells: how it began, its epochs, where it can go on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from esam_tune import journal
+from esam_tune.errors import InputError
+from esam_tune.journal import CHECKPOINT, EPOCH, Event, JournalError
+from esam_tune.metrics import EPOCH as EPOCH_METRIC
+
+Metrics = dict[str, float | None]
+
+# Kinds of events, beside the journal's own EPOCH (metrics) and CHECKPOINT (path).
+# The first line: training_id; settings (as found) and workers, rule; threads (of torch, where it
+# trains in the verb's own process, else null); checkpoint_storage and tracking_uri (null: in the
+# storage); dataset (name, digest, profile); versions
+TRAINING = "training"
+TRAINING_RESUME = "training_resume"  # another process goes on with it
+# metrics of the last epoch, with the test split's, and weights_digest: written after the weights,
+# so that the one reading of the test split and the weights that it was taken of go together
+TRAINING_END = "training_end"
+
+
+class TrainingRecord:
+    """A training so far.
+
+    Args:
+        started: the journal's first event.
+    """
+
+    def __init__(self, started: Event) -> None:
+        self.started = started
+        self.history: list[Metrics] = []
+        self.checkpoints: list[str] = []
+        self.attempts = 0
+        self.seconds = 0.0
+        self.weights_digest: str | None = None
+        self.ended: float | None = None
+        self._attempt: tuple[float, float] = (0.0, 0.0)
+        self.apply(started)
+
+    @classmethod
+    def read(cls, path: Path) -> TrainingRecord:
+        """Read a training back.
+
+        Raises:
+            InputError: naming ``--name``, when the journal is damaged or holds something else.
+        """
+        record: TrainingRecord | None = None
+        try:
+            for event, _ in journal.read(path):
+                if record is None:
+                    if event["event"] != TRAINING:
+                        raise JournalError(path, "does not begin with a training")
+                    record = cls(event)
+                else:
+                    record.apply(event)
+            if record is None:
+                raise JournalError(path, "is empty")
+        except JournalError as error:
+            raise InputError("--name", error.problem, error.remedy) from None
+        return record
+
+    def apply(self, event: Event) -> None:
+        """Take one event in."""
+        kind = event["event"]
+        if kind in (TRAINING, TRAINING_RESUME):
+            self.attempts += 1
+            self._attempt = (event["time"], self.seconds)
+        elif kind in (EPOCH, TRAINING_END):
+            self.history.append(event["metrics"])
+            # What lies between two processes is not the training's time.
+            begun, before = self._attempt
+            self.seconds = before + event["time"] - begun
+        elif kind == CHECKPOINT:
+            self.checkpoints.append(event["path"])
+        if kind == TRAINING_END:
+            self.weights_digest, self.ended = event["weights_digest"], event["time"]
+
+    @property
+    def epochs(self) -> int:
+        """Epochs reported so far."""
+        return int(self.history[-1][EPOCH_METRIC] or 0) if self.history else 0
+
+    @property
+    def done(self) -> bool:
+        """Whether it has reached its end: weights and test accuracy are there."""
+        return self.weights_digest is not None
+
+    @property
+    def training_id(self) -> str:
+        """Its own, in every storage."""
+        return str(self.started["training_id"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its part of the document that ``esam-tune train --json`` prints."""
+        return {
+            "metrics": self.history[-1],
+            "history": self.history,
+            "seconds": self.seconds,
+            "weights_digest": self.weights_digest,
+        }
