@@ -36,7 +36,8 @@ from esam_tune.study.space import Overrides, load_space
 from esam_tune.study.spec import StudySpec
 from esam_tune.study.sweep import sweep
 from esam_tune.training import train
-from esam_tune.trial import RunRequest, run_in_group
+from esam_tune.trial import RunRequest
+from esam_tune.worker_group import run_in_group
 
 SPACE = Path(__file__).parent.parent / "search_spaces" / "digits_noisy.yaml"
 

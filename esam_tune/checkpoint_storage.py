@@ -8,6 +8,7 @@ node (``AWS_ACCESS_KEY_ID``, an instance's role and the like), so that none reac
 from __future__ import annotations
 
 import posixpath
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -153,6 +154,46 @@ def holds_checkpoint(where: str, path: str) -> bool:
     filesystem, _ = open_storage(where)
     found = filesystem.get_file_info(posixpath.join(path, state_file(0)))
     return bool(found.type == fs.FileType.File)
+
+
+def siblings_before(where: str, path: str) -> list[str]:
+    """Folders beside a checkpoint that were made before it, newest first.
+
+    Args:
+        where: any place on the file system that holds them.
+        path: of the checkpoint's folder. Ray names a run's checkpoints so that names rise.
+    """
+    from pyarrow import fs
+
+    above, name = posixpath.split(path)
+    prefix = name.split("_")[0]
+    found = open_storage(where)[0].get_file_info(fs.FileSelector(above, allow_not_found=True))
+    names = [item.base_name for item in found if item.type == fs.FileType.Directory]
+    older = sorted((n for n in names if n < name and n.split("_")[0] == prefix), reverse=True)
+    return [posixpath.join(above, sibling) for sibling in older]
+
+
+@contextmanager
+def fetched(where: str, path: str) -> Iterator[str]:
+    """A folder as one of this machine, for the time of the block; one that is missing is empty.
+
+    Args:
+        where: any place on the file system that holds it.
+        path: of the folder on that file system.
+
+    Raises:
+        OSError: when it cannot be reached.
+    """
+    from pyarrow import fs
+
+    if not is_remote(where):
+        yield path
+        return
+    filesystem, _ = open_storage(where)
+    with tempfile.TemporaryDirectory(prefix="esam-tune-") as folder:
+        if filesystem.get_file_info(path).type == fs.FileType.Directory:
+            fs.copy_files(path, folder, source_filesystem=filesystem)
+        yield folder
 
 
 def write_token(where: str) -> tuple[str, str]:

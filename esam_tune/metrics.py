@@ -28,6 +28,11 @@ STEP_FLOPS_RATIO = "step_flops_ratio"
 STEP_TIME_RATIO = "step_time_ratio"
 IMAGES_PER_SECOND = "images_per_second"
 EPOCH_SECONDS = "epoch_seconds"
+SHARPNESS = "sharpness"
+
+# The distance of SAM on CIFAR (Foret et al. 2021, section 3.1), whatever a trial's own rho is, so
+# that trials compare.
+SHARPNESS_RADIUS = 0.05
 
 METRICS: dict[str, Metric] = {
     metric.key: metric
@@ -79,6 +84,13 @@ METRICS: dict[str, Metric] = {
             better="min",
             description="training time of the epoch, without validation and cost measurement",
         ),
+        Metric(
+            key=SHARPNESS,
+            unit="nat",
+            better="min",
+            description="rise of the training loss at distance "
+            f"{SHARPNESS_RADIUS} along its gradient, after the last epoch",
+        ),
     )
 }
 
@@ -91,6 +103,9 @@ def reported(values: Mapping[str, float]) -> dict[str, float | None]:
         if key in METRICS
     }
 
+
+# Known only when a run has reached its end: no run is stopped early over them.
+FINAL_METRICS = (SHARPNESS,)
 
 COST_METRICS = (STEP_FLOPS_RATIO, STEP_TIME_RATIO)
 

@@ -1,54 +1,279 @@
-"""The files of a checkpoint: each worker's state, and which of them a worker goes on from."""
+"""The files of a checkpoint: written whole, told from damaged and foreign ones, and read back.
+
+A worker's state lies in ``state-RANK.pt``. Beside it, written after it, lies a manifest with the
+state's length and digest, which bears a digest of its own: whatever became of either file on its
+way through disks, copies and object stores shows before any of it is used. The first worker's
+state holds all that the workers have in common, the others' only what differs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+import logging
+import os
+import pickle
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-_WORKERS = "workers"
+_log = logging.getLogger(__name__)
+
+_FORMAT = "esam-tune checkpoint 1"
+# A manifest has a few hundred bytes: what is longer is none.
+_MOST_BYTES = 65_536
+# What a state holds for each worker alone: its random streams and the step times it took.
+OWN = ("random", "timer")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that must not be used: torn, damaged, incomplete, or of another run."""
+
+    def __init__(self, folder: str | Path, problem: str) -> None:
+        super().__init__(f"checkpoint {str(folder)!r} is refused: {problem}")
+        self.folder = str(folder)
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type[CheckpointError], tuple[str, str]]:
+        """Survive the trip from a worker process."""
+        return CheckpointError, (self.folder, self.problem)
 
 
 def state_file(rank: int) -> str:
-    """Name of a worker's file in a checkpoint folder."""
+    """Name of a worker's state in a checkpoint folder."""
     return f"state-{rank}.pt"
 
 
-def save_state(folder: str | Path, rank: int, workers: int, state: Mapping[str, Any]) -> None:
-    """Write the state of a worker, one of so many, into a checkpoint folder."""
-    import torch
-
-    torch.save({**state, _WORKERS: workers}, Path(folder, state_file(rank)))
+def manifest_file(rank: int) -> str:
+    """Name of the manifest of a worker's state."""
+    return f"state-{rank}.json"
 
 
-def load_state(folder: str | Path, rank: int) -> dict[str, Any]:
-    """A worker's state; for a worker that the group did not have before, the first one's.
+def run_identity(settings: Mapping[str, Any]) -> str:
+    """What tells one run from another: a digest of all that its training depends on.
 
-    Raises:
-        FileNotFoundError: when the worker was in the group and its file is lost.
-        pickle.UnpicklingError: for a file that holds more than tensors and plain values.
+    Args:
+        settings: a settings document; where it comes from (``origin``) does not count.
+    """
+    trained = {key: value for key, value in settings.items() if key != "origin"}
+    return _digest_of(trained)
+
+
+def save_state(
+    folder: str | Path,
+    rank: int,
+    workers: int,
+    state: Mapping[str, Any],
+    *,
+    run: str = "",
+    durable: bool = False,
+) -> None:
+    """Write the state of a worker, one of so many, into a checkpoint folder that exists.
+
+    Each file is written under a temporary name and renamed when it is whole.
+
+    Args:
+        folder: of the checkpoint.
+        rank: of the worker; all but the first keep only what differs between workers.
+        workers: of the run.
+        state: tensors and plain values, ``epoch`` among them.
+        run: identity of the run, see :func:`run_identity`; a reader may ask for it.
+        durable: whether the files must outlast a power loss from now on; where they are only
+            copied from here, that is the copy's concern.
     """
     import torch
 
-    own = Path(folder, state_file(rank))
-    if own.exists():
-        return _read(own)
-    state = _read(Path(folder, state_file(0)))
-    if rank < state[_WORKERS]:
-        raise FileNotFoundError(f"checkpoint {str(folder)!r} lacks the state of worker {rank}")
-    # All else is the same on every rank, or mixes the rank in when it draws. Equal streams
-    # here would give two workers the same noise.
-    seed = int(state["epoch"]) << 16 | rank
-    return {**state, "rng": torch.Generator().manual_seed(seed).get_state()}
+    folder = Path(folder)
+    kept = {key: value for key, value in state.items() if rank == 0 or key in (*OWN, "epoch")}
+    path = folder / state_file(rank)
+    _write(path, lambda file: torch.save(kept, file), durable=durable)
+    content = {
+        "format": _FORMAT,
+        "run": run,
+        "rank": rank,
+        "workers": workers,
+        "epoch": int(state["epoch"]),
+        "bytes": path.stat().st_size,
+        "sha256": _file_digest(path),
+    }
+    text = json.dumps({"content": content, "sha256": _digest_of(content)}, indent=1)
+    _write(folder / manifest_file(rank), lambda file: file.write(text.encode()), durable=durable)
+    if durable:
+        _synchronise(folder)
+
+
+def check_state(folder: str | Path, run: str | None = None) -> int:
+    """Read a checkpoint's files through and compare them with their manifests.
+
+    All workers' files are looked at, so that all workers of a group come to the same verdict.
+
+    Args:
+        folder: of the checkpoint.
+        run: identity that it must have, or None for any.
+
+    Returns:
+        The epoch after which it was taken.
+
+    Raises:
+        CheckpointError: for one that must not be used, and why.
+    """
+    first = _checked(Path(folder), 0, run)
+    for rank in range(1, int(first["workers"])):
+        manifest = _checked(Path(folder), rank, run)
+        for key in ("workers", "epoch"):
+            if manifest[key] != first[key]:
+                raise CheckpointError(
+                    folder, f"{key} is {manifest[key]} in worker {rank}'s state, {first[key]} else"
+                )
+    return int(first["epoch"])
+
+
+def load_state(folder: str | Path, rank: int, run: str | None = None) -> dict[str, Any]:
+    """A worker's state, after the whole checkpoint was checked.
+
+    A worker that the group did not have before takes the first one's, with random streams of its
+    own: equal ones would give two workers the same noise.
+
+    Args:
+        folder: of the checkpoint.
+        rank: of the worker.
+        run: identity that it must have, or None for any.
+
+    Raises:
+        CheckpointError: for one that must not be used, and why.
+    """
+    epoch = check_state(folder, run)
+    state = _read(Path(folder), 0)
+    workers = int(_manifest(Path(folder), 0)["workers"])
+    if 0 < rank < workers:
+        return state | _read(Path(folder), rank)
+    if rank >= workers:
+        return state | {"random": {"seed": epoch << 16 | rank}}
+    return state
 
 
 def load_weights(folder: str | Path) -> dict[str, Any]:
-    """The network's state dict from a checkpoint folder of a run."""
+    """The network's state dict from a checkpoint folder of a run.
+
+    Raises:
+        CheckpointError: for one that must not be used, and why.
+    """
     return dict(load_state(folder, 0)["model"])
 
 
-def _read(path: Path) -> dict[str, Any]:
+def latest_checkpoint(folder: str | Path, run: str | None = None) -> Path | None:
+    """The newest checkpoint below a folder that can be used; each refused one is logged.
+
+    Args:
+        folder: holds a folder for each checkpoint, and possibly other things.
+        run: identity that it must have, or None for any.
+
+    Returns:
+        Its folder, or None when there is none.
+    """
+    found = [path.parent for path in Path(folder).glob(f"*/{manifest_file(0)}")]
+    for path in sorted(found, key=_claimed_epoch, reverse=True):
+        try:
+            check_state(path, run)
+        except CheckpointError as error:
+            _log.warning("%s", error)
+        else:
+            return path
+    return None
+
+
+def _claimed_epoch(folder: Path) -> int:
+    """The epoch that a manifest states; behind all others where it cannot be read."""
+    try:
+        return int(_manifest(folder, 0)["epoch"])
+    except CheckpointError:
+        return -1
+
+
+def _checked(folder: Path, rank: int, run: str | None) -> dict[str, Any]:
+    """A worker's manifest, after its state was compared with it."""
+    manifest = _manifest(folder, rank)
+    if run is not None and manifest["run"] != run:
+        raise CheckpointError(folder, "it is of a run with other settings")
+    path = folder / state_file(rank)
+    try:
+        size, digest = path.stat().st_size, _file_digest(path)
+    except FileNotFoundError:
+        raise CheckpointError(folder, f"{path.name} is missing") from None
+    if size != manifest["bytes"]:
+        raise CheckpointError(
+            folder, f"{path.name} has {size} bytes, its manifest says {manifest['bytes']}"
+        )
+    if digest != manifest["sha256"]:
+        raise CheckpointError(folder, f"{path.name} is not what was written: its digest differs")
+    return manifest
+
+
+def _manifest(folder: Path, rank: int) -> dict[str, Any]:
+    path = folder / manifest_file(rank)
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES)
+    except FileNotFoundError:
+        raise CheckpointError(folder, f"{path.name} is missing") from None
+    try:
+        document = json.loads(text)
+        content = document["content"]
+        whole = document["sha256"] == _digest_of(content) and content["format"] == _FORMAT
+    except (ValueError, TypeError, KeyError, RecursionError):
+        whole = False
+    if not whole:
+        raise CheckpointError(folder, f"{path.name} is damaged, or not of this program")
+    if content["rank"] != rank:
+        raise CheckpointError(folder, f"{path.name} is of worker {content['rank']}")
+    return dict(content)
+
+
+def _read(folder: Path, rank: int) -> dict[str, Any]:
+    """A worker's file, of which nothing but tensors and plain values is taken."""
     import torch
 
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+    path = folder / state_file(rank)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).strip().splitlines()
+        raise CheckpointError(
+            folder, f"{path.name} cannot be read ({reason[0] if reason else error!r})"
+        ) from None
+    return dict(state)
+
+
+def _write(path: Path, put: Callable[[IO[bytes]], object], *, durable: bool) -> None:
+    """Write a file under another name and rename it; a failed attempt leaves nothing."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        with unfinished.open("wb") as file:
+            put(file)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _synchronise(folder: Path) -> None:
+    """Make the names in a folder durable, and the folder's own in the one above."""
+    for place in (folder, folder.absolute().parent):
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of(document: object) -> str:
+    """Digest of plain values, the same for equal documents however they are laid out."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -6,9 +6,9 @@ import torch
 
 from esam_tune.computation import Computation
 from esam_tune.config import TaskSettings, TrainingSettings, complete_params
+from esam_tune.optimization import build_optimizer
 from esam_tune.tasks.models import build_model
 from esam_tune.tasks.splits import Split
-from esam_tune.training import build_optimizer
 
 # The step whose price above a base step is compared with its measured time.
 SAM = complete_params("params", {"optimizer": "sam"})

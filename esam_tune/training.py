@@ -11,27 +11,22 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import lr_scheduler
 
 from esam_tune import metrics as keys
 from esam_tune.computation import Computation
-from esam_tune.config import OPTIMIZERS, TrainingSettings, TrialSettings
-from esam_tune.domains import Value
-from esam_tune.optim import (
-    ESAM,
-    MSAM,
-    BaseStep,
-    LookSAM,
-    PerSampleOptimizer,
-    step_flops_ratio,
-)
+from esam_tune.config import TrialSettings
+from esam_tune.optim import PerSampleOptimizer, gradient_sharpness
+from esam_tune.optimization import build_base, build_optimizer, build_schedule, count_flops_ratio
+from esam_tune.random_streams import restore_streams, seed_streams, streams_state
 from esam_tune.step_timer import StepTimer
 from esam_tune.tasks.batches import Batches
-from esam_tune.tasks.data import check_batch_size, load_split, step_example, training_batches
+from esam_tune.tasks.data import check_batch_size, load_split, training_batches
 from esam_tune.tasks.models import build_model
 from esam_tune.tasks.splits import Split
+
+# Of the training split, for the sharpness: as many as there are, and together in a batch.
+SHARPNESS_ROWS, SHARPNESS_BATCH = 512, 128
 
 
 class Report(Protocol):
@@ -92,57 +87,6 @@ class Worker:
                     buffer /= self.workers
 
 
-def build_base(training: TrainingSettings, model: nn.Module) -> torch.optim.SGD:
-    """The base optimizer: SGD with momentum, as in the paper."""
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=training.lr,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-    )
-
-
-def build_optimizer(
-    params: Mapping[str, Value],
-    training: TrainingSettings,
-    model: nn.Module,
-    seed: int,
-    scaler: GradScaler | None = None,
-) -> PerSampleOptimizer:
-    """The optimizer that a trial's parameters describe.
-
-    SAM is ESAM at beta = gamma = 1, ASAM its adaptive form.
-    """
-    base = build_base(training, model)
-    name = params["optimizer"]
-    own: dict[str, Any] = {key: params[key] for key in OPTIMIZERS[str(name)].defaults}
-    own |= {"model": model, "scaler": scaler}
-    if name == "sgd":
-        return BaseStep(base, **own)
-    if name == "msam":
-        return MSAM(base, **own)
-    if name == "looksam":
-        return LookSAM(base, **own)
-    if name in ("sam", "asam"):
-        own |= {"beta": 1.0, "gamma": 1.0, "adaptive": name == "asam"}
-    return ESAM(base, seed=seed, **own)
-
-
-def build_schedule(
-    training: TrainingSettings, base: torch.optim.Optimizer
-) -> lr_scheduler.LRScheduler:
-    """The learning rate of each epoch: a cosine to 0, after a linear warm-up if there is one.
-
-    Of W warm-up epochs number e, counted from 1, has the share e / (W + 1) of the learning rate.
-    """
-    warm_up = training.warmup_epochs
-    cosine = lr_scheduler.CosineAnnealingLR(base, training.epochs - warm_up)
-    if warm_up == 0:
-        return cosine
-    linear = lr_scheduler.LinearLR(base, 1 / (warm_up + 1), total_iters=warm_up)
-    return lr_scheduler.SequentialLR(base, [linear, cosine], [warm_up])
-
-
 @torch.no_grad()
 def _all_finite(model: nn.Module) -> bool:
     return all(bool(weights.isfinite().all()) for weights in model.parameters())
@@ -166,20 +110,38 @@ def evaluate(
     return loss, accuracy
 
 
-def count_flops_ratio(settings: TrialSettings, workers: int) -> float:
-    """Counted FLOPs of a step of this trial's optimizer over the base optimizer's."""
-    rows = settings.training.batch_size // workers
-    model, images, labels = step_example(settings.task, rows)
-    params = dict(settings.params)
-    if settings.training.compile and "beta" in params:
-        # A compiled model is not compiled anew for each set of frozen weights, so SWP saves none
-        # of the clean pass.
-        params["beta"] = 1.0
+def measure_sharpness(model: nn.Module, split: Split, worker: Worker, smoothing: float) -> float:
+    """How sharp the training loss is around the model's weights: see ``metrics.SHARPNESS``.
 
-    def build(copy: nn.Module) -> PerSampleOptimizer:
-        return build_optimizer(params, settings.training, copy, settings.seed)
+    The rows are the same for every trial and seed of a task: evenly spaced in the training split,
+    as they are trained on but without augmentation, in batches that do not depend on the count of
+    workers, which share them out. Computed in float32 whatever the training's precision, whose
+    rounding is as large as what is measured.
 
-    return step_flops_ratio(build, model, images, labels)
+    Args:
+        model: its weights, statistics and gradients stay as they are, as do all random streams.
+        split: the training split, on the worker's device.
+        worker: of several.
+        smoothing: of the labels, as trained with.
+    """
+    count = min(len(split), SHARPNESS_ROWS)
+    rows = torch.arange(count) * len(split) // count
+    own = rows.split(SHARPNESS_BATCH)[worker.rank :: worker.workers]
+    model.eval()
+    total = torch.zeros((), dtype=torch.float64, device=worker.device)
+    # What a split gives at a time holds whole batches; only the last of all may be smaller.
+    for images, labels in split.in_order(torch.cat(own)) if own else ():
+        for some, their in zip(
+            images.split(SHARPNESS_BATCH), labels.split(SHARPNESS_BATCH), strict=True
+        ):
+
+            def loss(some: Tensor = some, their: Tensor = their) -> Tensor:
+                return F.cross_entropy(model(some), their, label_smoothing=smoothing)
+
+            rise = gradient_sharpness(list(model.parameters()), loss, keys.SHARPNESS_RADIUS)
+            total += rise * len(their)
+    model.train()
+    return float(worker.sum(total)) / count
 
 
 def train(
@@ -216,7 +178,7 @@ def train(
     on_val = load_split(settings.task, "val").to(worker.device)
     check_batch_size(training.batch_size, worker.workers, on_train)
 
-    torch.manual_seed(settings.seed + worker.rank)
+    seed_streams(settings.seed + worker.rank)
     model = build_model(
         settings.task.model, on_train.image_shape, on_train.num_classes, settings.seed
     )
@@ -249,7 +211,7 @@ def train(
         schedule.load_state_dict(resume["schedule"])
         batches.load_state_dict(resume["order"])
         timer.load_state_dict(resume["timer"])
-        torch.set_rng_state(resume["rng"])
+        restore_streams(resume["random"], worker.device)
         first = int(resume["epoch"]) + 1
 
     model.train()
@@ -284,6 +246,12 @@ def train(
             keys.EPOCH_SECONDS: seconds,
             keys.IMAGES_PER_SECOND: batches.steps * training.batch_size / seconds,
         }
+        if epoch == training.epochs:
+            # Once, as it takes about as long as a pass over all of a small training split, and
+            # what is wanted is how sharp the minimum is that the run ends in.
+            measured[keys.SHARPNESS] = measure_sharpness(
+                model, on_train, worker, training.label_smoothing
+            )
         if read_test and epoch == training.epochs:
             on_test = load_split(settings.task, "test").to(worker.device)
             measured[keys.TEST_LOSS], measured[keys.TEST_ACCURACY] = evaluate(
@@ -298,7 +266,7 @@ def train(
                 "schedule": schedule.state_dict(),
                 "order": batches.state_dict(),
                 "timer": timer.state_dict(),
-                "rng": torch.get_rng_state(),
+                "random": streams_state(worker.device),
             }
 
         report(measured, state)

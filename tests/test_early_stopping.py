@@ -122,3 +122,14 @@ def test_a_trial_stopped_by_a_process_that_died_before_recording_it_is_ended(tmp
     assert ended[stopped].reason == "stopped after epoch 1: rank 2 of 2"
     assert run.next_request().run_id == kept
     assert study.record().front() == []
+
+
+@pytest.mark.parametrize("kind", ["pareto", "asha"])
+def test_what_is_known_only_at_the_end_stops_nobody(tmp_path, kind):
+    objectives = {"val_accuracy": "max", "step_flops_ratio": "min", "sharpness": "min"}
+    spec = study_spec(
+        training=TRAINING, early_stopping=STOPPING | {"kind": kind}, objectives=objectives
+    )
+    study = WrittenStudy(tmp_path / "journal.jsonl", spec)
+    first, worse = reported(study, 0.5), reported(study, 0.4)
+    assert decisions(study) == {first: None, worse: "stopped after epoch 1: rank 2 of 2"}

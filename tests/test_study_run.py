@@ -6,11 +6,12 @@ import pytest
 from study_events import WrittenStudy, study_spec
 
 from esam_tune.journal import Journal, read
+from esam_tune.metrics import SHARPNESS
 from esam_tune.study.agenda import SearchAgenda
 from esam_tune.study.proposals import Proposals
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.study_run import StudyRun
-from esam_tune.trial import FAILURE, WORKERS, RunRequest
+from esam_tune.trial import FAILURE, REFUSED, WORKERS, RunRequest
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_the_search_ends_where_its_space_is_gone_through(study, monkeypatch):
     assert [event["trial_id"] for event in study.events("trial_start")] == ["0000"]
 
 
-def test_an_unfinished_trial_goes_on_from_the_newest_checkpoint_that_is_left(study, tmp_path):
+def test_an_unfinished_trial_goes_on_from_the_newest_checkpoints_that_are_left(study, tmp_path):
     run = study.begin()
     trial_id = run.next_request().run_id
     for name in ("a", "b", "c"):
@@ -98,7 +99,41 @@ def test_an_unfinished_trial_goes_on_from_the_newest_checkpoint_that_is_left(stu
     # Half removed: the folder is still there.
     (tmp_path / "c" / "state-0.pt").unlink()
     request = study.begin().next_request()
-    assert (request.run_id, request.resume_from) == (trial_id, str(tmp_path / "b"))
+    left = (str(tmp_path / "b"), str(tmp_path / "a"))
+    assert (request.run_id, request.resume_from) == (trial_id, left)
+
+
+def test_a_trial_that_goes_on_from_further_back_has_neither_gap_nor_repeat(study, caplog):
+    run = study.begin()
+    trial_id = run.next_request().run_id
+    run.report(trial_id, report(1))
+    run.report(trial_id, report(2))
+    # The checkpoint of epoch 1 was torn: it begins again.
+    run.report(trial_id, report(1, **{REFUSED: ["checkpoint 'x' is refused: it is torn"]}))
+    run.report(trial_id, report(2))
+    run.end(trial_id)
+    assert [e["metrics"]["epoch"] for e in study.events("epoch")] == [1, 2]
+    assert run.record.runs[trial_id].state == "complete"
+    assert f"trial {trial_id} goes on from further back: checkpoint 'x' is refused" in caplog.text
+
+
+def test_what_only_a_finished_run_has_is_not_missed_in_one_that_was_stopped(tmp_path):
+    path = tmp_path / "sharp" / "journal.jsonl"
+    objectives = {"val_accuracy": "max", "step_flops_ratio": "min", SHARPNESS: "min"}
+    WrittenStudy(path, study_spec(trials=1, objectives=objectives)).writer.close()
+    record = StudyRecord.from_journal(path)
+    request = RunRequest(settings={}, run_id="", storage=str(tmp_path))
+    agenda = SearchAgenda(record, Proposals(tmp_path / "sharp.db", record.spec))
+    run = StudyRun(record, Journal(path), agenda, request)
+    stopped, whole = run.next_request(), run.next_request()
+    run.report(stopped.run_id, report(1))
+    run.stop(stopped.run_id)
+    run.report(whole.run_id, report(1))
+    run.report(whole.run_id, report(2, **{SHARPNESS: math.inf}))
+    for request in (stopped, whole):
+        run.end(request.run_id)
+    assert [trial.state for trial in record.trials.values()] == ["pruned", "failed"]
+    assert record.trials["0001"].reason == "sharpness is not finite after the last epoch"
 
 
 def test_what_the_worker_count_makes_of_a_trial_is_recorded_and_again_when_it_changes(study):

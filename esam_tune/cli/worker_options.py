@@ -6,9 +6,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 from esam_tune.cli.arguments import count, integer
-from esam_tune.domains import COUNT, Domain
+from esam_tune.domains import COUNT, RESTARTS
 from esam_tune.errors import InputError
-from esam_tune.trial import MAX_FAILURES
+from esam_tune.trial import MAX_EPOCH_SECONDS, MAX_FAILURES
 from esam_tune.worker_scaling import BATCH_RULES, FIXED_GLOBAL, LR_RULES, WorkerRule
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Workers = tuple[int | None, int]
 
-_RESTARTS = integer(Domain(kind=int, low=0, high=1_000_000))
+_restarts = integer(RESTARTS)
 
 
 def workers(text: str) -> Workers:
@@ -90,11 +90,24 @@ def add_max_failures(parser: argparse.ArgumentParser) -> None:
     """Add ``--max-failures``."""
     parser.add_argument(
         "--max-failures",
-        type=_RESTARTS,
+        type=_restarts,
         default=MAX_FAILURES,
         metavar="N",
         help="restarts of a trial from its last checkpoint after a lost process or node "
         f"(default: {MAX_FAILURES})",
+    )
+
+
+def add_max_epoch_seconds(parser: argparse.ArgumentParser) -> None:
+    """Add ``--max-epoch-seconds``."""
+    parser.add_argument(
+        "--max-epoch-seconds",
+        type=count,
+        default=int(MAX_EPOCH_SECONDS),
+        metavar="N",
+        help="a trial that ends no epoch for so long has hung: it fails, and its resources are "
+        f"free again; preparing the data counts (default: {MAX_EPOCH_SECONDS:.0f}, "
+        f"{MAX_EPOCH_SECONDS / 3600:.0f} hours)",
     )
 
 
@@ -103,7 +116,6 @@ def add_worker_rule(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-rule",
         choices=BATCH_RULES,
-        default=FIXED_GLOBAL,
         help="what stays when the worker count is not the one the setting was found with: the "
         f"global batch, or the rows of each worker (default: {FIXED_GLOBAL})",
     )
@@ -123,4 +135,4 @@ def worker_shape(options: argparse.Namespace) -> WorkerShape:
 
 def worker_rule(options: argparse.Namespace) -> WorkerRule:
     """What becomes of a setting on another worker count."""
-    return WorkerRule(batch=options.batch_rule, lr=options.lr_rule)
+    return WorkerRule(batch=options.batch_rule or FIXED_GLOBAL, lr=options.lr_rule)

@@ -23,6 +23,7 @@ from esam_tune.optim.masks import (
 from esam_tune.optim.msam import MSAM
 from esam_tune.optim.passes import Closure
 from esam_tune.optim.selection import select_rows
+from esam_tune.optim.sharpness import gradient_sharpness
 
 __all__ = [
     "Closure",
@@ -38,6 +39,7 @@ __all__ = [
     "MaskCycle",
     "stratified_masks",
     "select_rows",
+    "gradient_sharpness",
     "count_step_flops",
     "step_flops_ratio",
     "StepWork",

@@ -8,9 +8,11 @@ from dataclasses import asdict
 from typing import Any
 
 from esam_tune.errors import RunFailedError
+from esam_tune.failures import describe
 from esam_tune.scaling.records import Cell, Measurement, Plan
 from esam_tune.study.placement import Placement
-from esam_tune.trial import describe, worker_device, worker_group
+from esam_tune.trial import worker_device
+from esam_tune.worker_group import worker_group
 
 
 def run_study(

@@ -22,6 +22,7 @@ from esam_tune.computation import Computation
 from esam_tune.config import TrialSettings, trial_settings
 from esam_tune.optim import PerSampleOptimizer
 from esam_tune.optim.distributed import local_gradients
+from esam_tune.optimization import build_optimizer
 from esam_tune.scaling.buckets import BucketClock, note_bucket
 from esam_tune.scaling.records import (
     Cell,
@@ -34,7 +35,7 @@ from esam_tune.scaling.records import (
 )
 from esam_tune.tasks.data import load_split
 from esam_tune.tasks.models import build_model
-from esam_tune.training import DivergedError, build_optimizer
+from esam_tune.training import DivergedError
 
 # Idle ranks wait for the whole measurement of the others.
 _PATIENCE = timedelta(hours=2)

@@ -106,6 +106,7 @@ def carry_out(
         gpus_per_worker=placement.gpus_per_worker,
         threads=placement.threads,
         max_failures=options.max_failures,
+        max_epoch_seconds=options.max_epoch_seconds,
         checkpoint_seconds=options.checkpoint_seconds,
     )
     rungs = StudyRungs.rebuilt(record, (event for event, _ in journal.read(folder.journal)))

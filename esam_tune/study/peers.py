@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from esam_tune.errors import InputError
-from esam_tune.trial import describe
+from esam_tune.failures import describe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from esam_tune.study.space import Overrides
 from esam_tune.study.spec import Range, StudySpec
 from esam_tune.study.warm_start import WarmStart, kept_warm_starts, warm_starts
 from esam_tune.tracking.store import check_form, check_uri, local_uri, without_credentials
-from esam_tune.trial import MAX_FAILURES
+from esam_tune.trial import MAX_EPOCH_SECONDS, MAX_FAILURES
 from esam_tune.worker_scaling import check_shares
 
 
@@ -38,6 +38,7 @@ class SweepOptions:
         checkpoint_storage: folder that all nodes share, or URI, for checkpoints; None for the
             study's own folder, or for what the resumed study was started with.
         max_failures: restarts of a trial after a lost process, worker or node.
+        max_epoch_seconds: without a report for so long, a trial has hung and is ended.
         optuna_storage: URL of the storage of Optuna's study; None for a database in the study's
             own folder, or for what the resumed study was started with.
         warm_start: earlier studies whose trials the sampler is to know, by name or folder.
@@ -54,6 +55,7 @@ class SweepOptions:
     shape: WorkerShape = field(default_factory=WorkerShape)
     checkpoint_storage: str | None = None
     max_failures: int = MAX_FAILURES
+    max_epoch_seconds: float = MAX_EPOCH_SECONDS
     optuna_storage: str | None = None
     warm_start: tuple[str, ...] = ()
     resume: bool = False

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.result import DONE
 from ray.tune.schedulers import TrialScheduler
@@ -13,8 +14,11 @@ from ray.tune.search import Searcher
 
 from esam_tune.checkpoint_storage import open_storage, ray_arguments, split
 from esam_tune.errors import RunFailedError
+from esam_tune.failures import described
+from esam_tune.study.hang_watch import HangWatch
 from esam_tune.study.study_run import StudyRun
-from esam_tune.trial import CHECKPOINT_PATH, RunRequest, run_in_group, run_in_process
+from esam_tune.trial import CHECKPOINT_PATH, RunRequest, run_in_process
+from esam_tune.worker_group import run_in_group
 
 # The driver of a worker group pins a sliver of the head node; its workers ask for the real thing.
 _DRIVER_RESOURCES = {"node:__internal_head__": 0.001}
@@ -54,16 +58,74 @@ class _StudySearcher(Searcher):
         return {}
 
 
-class _Recorder(tune.Callback):
+class _Listener(tune.Callback):
+    """Ends trials that have hung, and says why a trial was given up.
+
+    Args:
+        max_epoch_seconds: of silence after which a trial has hung.
+    """
+
+    def __init__(self, max_epoch_seconds: float) -> None:
+        self._watch = HangWatch(max_epoch_seconds)
+        self._running: dict[str, Any] = {}
+        self._hung: set[str] = set()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._running[trial.trial_id] = trial
+        self._watch.heard(trial.trial_id)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._watch.heard(trial.trial_id)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._over(trial)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._over(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._over(trial)
+
+    def _over(self, trial: Any) -> None:
+        self._watch.ended(trial.trial_id)
+        self._running.pop(trial.trial_id, None)
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        for trial_id in self._watch.look():
+            self._watch.ended(trial_id)
+            self._hung.add(trial_id)
+            trial = self._running[trial_id]
+            # It would hang again. Tune's own way to stop a trial waits for its answer, or keeps
+            # its process for the next one: this one gives none.
+            trial.max_failures = 0
+            ray.kill(trial.temporary_state.ray_actor)
+
+    def reason(self, trial: Any) -> str:
+        """One line that says why Tune gave a trial up."""
+        if trial.trial_id in self._hung:
+            return f"hung: no epoch ended within {self._watch.limit:g} s"
+        # As text: what Tune pickles lies in the storage, where others may write.
+        return described(trial.get_error() or "") or "the trial's process was lost"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open files out of Tune's own snapshots, which are never read."""
+        return {}
+
+
+class _Recorder(_Listener):
     """Passes Tune's events on to the study."""
 
     def __init__(self, run: StudyRun, on_step: Callable[[], None]) -> None:
+        super().__init__(run.request.max_epoch_seconds)
         self._run = run
         self._on_step = on_step
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
+        super().on_trial_result(iteration, trials, trial, result)
         self._run.report(trial.config["run_id"], result)
         # Tune marks the report at which its scheduler stops a trial before it passes it on here;
         # a trial that ends by itself ends without another report.
@@ -76,24 +138,16 @@ class _Recorder(tune.Callback):
         self._run.checkpoint(trial.config["run_id"], checkpoint.path)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        super().on_trial_complete(iteration, trials, trial)
         self._run.end(trial.config["run_id"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._run.end(trial.config["run_id"], error=_reason(trial))
+        super().on_trial_error(iteration, trials, trial)
+        self._run.end(trial.config["run_id"], error=self.reason(trial))
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        super().on_step_begin(iteration, trials)
         self._on_step()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave open files out of Tune's own snapshots, which are never read."""
-        return {}
-
-
-def _reason(trial: Any) -> str:
-    """One line that says why Tune gave a trial up."""
-    error = trial.get_error()
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1]}" if lines else "the trial's process was lost"
 
 
 def run_trials(
@@ -152,7 +206,7 @@ def run_single(
     Raises:
         RunFailedError: when the run did not reach its end.
     """
-    follower = _Follower(receive)
+    follower = _Follower(request.max_epoch_seconds, receive)
     _tune(request, where, tune.TuneConfig(), follower, param_space=request.to_dict())
     if not follower.checkpoints:
         raise RunFailedError("the run ended without its last checkpoint")
@@ -160,16 +214,18 @@ def run_single(
     return tune.Checkpoint(follower.checkpoints[-1], filesystem=filesystem)
 
 
-class _Follower(tune.Callback):
+class _Follower(_Listener):
     """Passes a single run's reports on and notes its checkpoints."""
 
-    def __init__(self, receive: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, max_epoch_seconds: float, receive: Callable[[dict[str, Any]], None]) -> None:
+        super().__init__(max_epoch_seconds)
         self._receive = receive
         self.checkpoints: list[str] = []
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
+        super().on_trial_result(iteration, trials, trial, result)
         if CHECKPOINT_PATH in result:
             self.checkpoints.append(result[CHECKPOINT_PATH])
         self._receive(result)
@@ -181,11 +237,7 @@ class _Follower(tune.Callback):
         self._receive({CHECKPOINT_PATH: checkpoint.path})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        raise RunFailedError(f"training failed: {_reason(trial)}")
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the receiver out of Tune's own snapshots, which are never read."""
-        return {}
+        raise RunFailedError(f"training failed: {self.reason(trial)}")
 
 
 def _tune(

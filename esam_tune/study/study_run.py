@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -16,8 +17,10 @@ from esam_tune.metrics import reported
 from esam_tune.study.agenda import Agenda, NewSeed
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.trial_record import RunRecord, State
-from esam_tune.trial import CHECKPOINT_PATH, FAILURE, WORKERS, RunRequest
+from esam_tune.trial import CHECKPOINT_PATH, FAILURE, REFUSED, WORKERS, RunRequest
 from esam_tune.worker_scaling import BatchSetup
+
+_log = logging.getLogger(__name__)
 
 
 class StudyRun:
@@ -114,6 +117,8 @@ class StudyRun:
             self._failures[run_id] = result[FAILURE]
             return
         run = self.record.runs[run_id]
+        for reason in result.get(REFUSED, ()):
+            _log.warning("trial %s goes on from further back: %s", run_id, reason)
         if WORKERS in result and self._workers.get(run_id) != result[WORKERS]:
             self._workers[run_id] = int(result[WORKERS])
             setup = self._setup(self.record.trials[run.trial_id].params, self._workers[run_id])
@@ -148,6 +153,7 @@ class StudyRun:
             reached = f"after epoch {run.epochs} of {spec.training.epochs}"
             if run.run_id in self._stopped:
                 # A value that is no number cannot fall behind: the trial is broken.
+                lacking = [key for key in lacking if key not in keys.FINAL_METRICS]
                 if lacking:
                     return "failed", f"{lacking[0]} is not finite {reached}"
                 return "pruned", self._reason(run.run_id) or f"stopped early {reached}"
@@ -168,7 +174,7 @@ class StudyRun:
                 **self.request.to_dict(),
                 "settings": settings.to_dict(),
                 "run_id": run.run_id,
-                "resume_from": self._newest(run.checkpoints),
+                "resume_from": self._kept(run.checkpoints),
             }
         )
 
@@ -177,7 +183,7 @@ class StudyRun:
         self.record.apply(event)
         return event
 
-    def _newest(self, checkpoints: list[str]) -> str | None:
-        """The newest checkpoint that is still there."""
+    def _kept(self, checkpoints: list[str]) -> tuple[str, ...]:
+        """The checkpoints that are still there, newest first."""
         where = self.request.storage
-        return next((p for p in reversed(checkpoints) if holds_checkpoint(where, p)), None)
+        return tuple(path for path in reversed(checkpoints) if holds_checkpoint(where, path))

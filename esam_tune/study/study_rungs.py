@@ -8,7 +8,13 @@ from typing import Any
 
 from esam_tune import journal
 from esam_tune.journal import Event
-from esam_tune.metrics import COST_METRICS, EPOCH, EPOCH_SECONDS, IMAGES_PER_SECOND
+from esam_tune.metrics import (
+    COST_METRICS,
+    EPOCH,
+    EPOCH_SECONDS,
+    FINAL_METRICS,
+    IMAGES_PER_SECOND,
+)
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.rungs import MARGIN, Objectives, Rungs, rung_epochs
 
@@ -30,7 +36,8 @@ class StudyRungs:
         self._objectives = {
             key: direction
             for key, direction in spec.objectives.items()
-            if stopping.kind != "asha" or key == spec.accuracy_metric
+            if key not in FINAL_METRICS
+            and (stopping.kind != "asha" or key == spec.accuracy_metric)
         }
         last = spec.training.epochs
         grace = stopping.grace_epochs or max(1, round(last / stopping.eta))

@@ -1,0 +1,102 @@
+"""Why a run failed, in one line, and whether another attempt would end the same."""
+
+from __future__ import annotations
+
+import socket
+
+from esam_tune.errors import InputError
+
+_MORE_MEMORY = "out of memory: use a smaller batch_size, precision bf16, or more workers a trial"
+# Wrong input, a wrong call, a loss that is no number: the same from the same checkpoint. Whatever
+# else there is may pass: a storage or a network that was gone, a device that failed, a worker that
+# fails because another one did.
+_REPEATED = (
+    InputError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+_REPEATED_BY_NAME = ("DivergedError",)
+
+
+class RunFailure(RuntimeError):  # noqa: N818 - what it says is not an error of this program
+    """The end of an attempt at a run.
+
+    Args:
+        reason: the whole of it, in one line.
+        final: whether another attempt would end the same, so that none is made.
+    """
+
+    def __init__(self, reason: str, *, final: bool) -> None:
+        super().__init__(reason)
+        self.final = final
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive the trip from a worker process."""
+        return _run_failure, (str(self), self.final)
+
+
+def _run_failure(reason: str, final: bool) -> RunFailure:
+    return RunFailure(reason, final=final)
+
+
+def failure_of(error: BaseException, who: str = "") -> RunFailure:
+    """The failure that an exception makes of an attempt.
+
+    Args:
+        error: that ended it.
+        who: of the run's workers met it, to be said beside the node's name.
+    """
+    where = f"node {socket.gethostname()}"
+    place = f"{who} on {where}" if who else where
+    return RunFailure(f"{describe(error)} ({place})", final=would_repeat(error))
+
+
+def would_repeat(error: BaseException) -> bool:
+    """Whether another attempt from the same checkpoint would meet the same error."""
+    # By name: torch need not be imported here.
+    named = type(error).__name__ in _REPEATED_BY_NAME
+    return named or isinstance(error, _REPEATED) or _out_of_memory(error)
+
+
+def describe(error: BaseException) -> str:
+    """One line that says why a run failed, without the tracebacks that wrappers put into it."""
+    cause = _innermost(error)
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    last = lines[-1] if lines else "no message"
+    said = last if isinstance(cause, RunFailure) else f"{type(cause).__name__}: {last}"
+    # A worker's reason comes by here again, in its group's error.
+    if _out_of_memory(cause) and _MORE_MEMORY not in said:
+        said += f"; {_MORE_MEMORY}"
+    return said
+
+
+def described(text: str) -> str:
+    """The same of a traceback that is there as text alone; empty where it holds nothing."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    name, _, reason = (lines[-1] if lines else "").partition(": ")
+    return reason if name.endswith(RunFailure.__name__) else lines[-1] if lines else ""
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What the wrappers of Python, Ray's tasks and Ray Train's controller hold."""
+    while True:
+        known = (getattr(error, name, None) for name in ("cause", "controller_failure"))
+        inner = next((e for e in (error.__cause__, *known) if isinstance(e, BaseException)), None)
+        if inner is None:
+            return error
+        error = inner
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: a GPU's, a node's as Ray guards it, or what the system gives."""
+    # By name: torch and Ray each have a class of it, and neither need be imported here.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )

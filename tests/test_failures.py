@@ -1,0 +1,89 @@
+"""Why a run failed, in one line, and which failures another attempt would repeat."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from ray.exceptions import RayTaskError
+from ray.train import ControllerError
+
+from esam_tune.errors import InputError
+from esam_tune.failures import RunFailure, describe, described, failure_of, would_repeat
+from esam_tune.run_state import CheckpointError
+from esam_tune.training import DivergedError
+
+
+def test_a_failure_is_described_by_its_cause_in_one_line():
+    wrapper = RuntimeError("the wrapper")
+    wrapper.__cause__ = ValueError("a traceback\nthe reason")
+    assert describe(wrapper) == "ValueError: the reason"
+    assert describe(KeyError()) == "KeyError: no message"
+    assert "\n" not in describe(OSError(28, "No space left", str(Path("x"))))
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda error: RayTaskError("train", "a\ntraceback", error),
+        lambda error: RayTaskError("train", "a\ntraceback", error).as_instanceof_cause(),
+        ControllerError,
+    ],
+    ids=["task", "dual", "controller"],
+)
+def test_what_ray_wraps_is_unwrapped(wrapped):
+    failure = failure_of(OSError(28, "No space left on device"), "worker 1")
+    said = describe(wrapped(failure))
+    assert said.startswith("OSError: [Errno 28] No space left on device (worker 1 on node ")
+
+
+def test_a_traceback_that_is_text_alone_is_described_alike():
+    text = "Failure # 1\n  File x\nesam_tune.failures.RunFailure: OSError: gone (node a)\n"
+    assert described(text) == "OSError: gone (node a)"
+    assert described("a\n  ray.exceptions.OutOfMemoryError: x\n\n") == (
+        "ray.exceptions.OutOfMemoryError: x"
+    )
+    assert described("one line") == "one line"
+    assert described(" \n") == ""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+    ids=["gpu", "cpu", "python"],
+)
+def test_a_lack_of_memory_is_named_with_its_remedy_once(error):
+    said = describe(error)
+    assert said.count("use a smaller batch_size") == 1
+    again = describe(RuntimeError(f"{said} (worker 0 on node a)"))
+    assert again.count("use a smaller batch_size") == 1
+    assert "memory" not in describe(RuntimeError("something else"))
+
+
+@pytest.mark.parametrize(
+    ("error", "repeats"),
+    [
+        (DivergedError("training loss is nan in epoch 1"), True),
+        (InputError("training.batch_size", "too large", "lower it"), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (KeyError("selection"), True),
+        (ZeroDivisionError(), True),
+        (OSError(28, "No space left on device"), False),
+        (ConnectionResetError(), False),
+        (TimeoutError(), False),
+        (CheckpointError("here", "it is torn"), False),
+        # As gloo tells of a worker that is gone.
+        (RuntimeError("Connection closed by peer [127.0.0.1]:1234"), False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_what_would_be_the_same_again_is_not_tried_again(error, repeats):
+    assert would_repeat(error) == repeats
+    failure = pickle.loads(pickle.dumps(failure_of(error)))
+    assert (type(failure), failure.final) == (RunFailure, repeats)
+    assert str(failure).startswith(describe(error))
