@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
 
     from esam_tune.config import trial_settings
     from esam_tune.final_training import TrainOptions, default_name, train_chosen, training_folder
-    from esam_tune.study.progress import format_metric
+    from esam_tune.study.front_table import format_metric
     from esam_tune.study.signals import Stopped, raise_on_signals
     from esam_tune.study.space import check_name
     from esam_tune.yaml_file import read_yaml
@@ -117,7 +117,7 @@ def run(options: argparse.Namespace) -> int:
 def _print(document: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from esam_tune.study.progress import format_metric
+    from esam_tune.study.front_table import format_metric
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     metrics, registered = document["metrics"], document["registered"]
