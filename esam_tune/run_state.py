@@ -10,20 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-_log = logging.getLogger(__name__)
-
 _FORMAT = "esam-tune checkpoint 1"
 # A manifest has a few hundred bytes: what is longer is none.
 _MOST_BYTES = 65_536
 # What a state holds for each worker alone: its random streams and the step times it took.
-OWN = ("random", "timer")
+_OWN = ("random", "timer")
 
 
 class CheckpointError(RuntimeError):
@@ -66,7 +62,6 @@ def save_state(
     state: Mapping[str, Any],
     *,
     run: str = "",
-    durable: bool = False,
 ) -> None:
     """Write the state of a worker, one of so many, into a checkpoint folder that exists.
 
@@ -78,15 +73,13 @@ def save_state(
         workers: of the run.
         state: tensors and plain values, ``epoch`` among them.
         run: identity of the run, see :func:`run_identity`; a reader may ask for it.
-        durable: whether the files must outlast a power loss from now on; where they are only
-            copied from here, that is the copy's concern.
     """
     import torch
 
     folder = Path(folder)
-    kept = {key: value for key, value in state.items() if rank == 0 or key in (*OWN, "epoch")}
+    kept = {key: value for key, value in state.items() if rank == 0 or key in (*_OWN, "epoch")}
     path = folder / state_file(rank)
-    _write(path, lambda file: torch.save(kept, file), durable=durable)
+    _write(path, lambda file: torch.save(kept, file))
     content = {
         "format": _FORMAT,
         "run": run,
@@ -97,35 +90,7 @@ def save_state(
         "sha256": _file_digest(path),
     }
     text = json.dumps({"content": content, "sha256": _digest_of(content)}, indent=1)
-    _write(folder / manifest_file(rank), lambda file: file.write(text.encode()), durable=durable)
-    if durable:
-        _synchronise(folder)
-
-
-def check_state(folder: str | Path, run: str | None = None) -> int:
-    """Read a checkpoint's files through and compare them with their manifests.
-
-    All workers' files are looked at, so that all workers of a group come to the same verdict.
-
-    Args:
-        folder: of the checkpoint.
-        run: identity that it must have, or None for any.
-
-    Returns:
-        The epoch after which it was taken.
-
-    Raises:
-        CheckpointError: for one that must not be used, and why.
-    """
-    first = _checked(Path(folder), 0, run)
-    for rank in range(1, int(first["workers"])):
-        manifest = _checked(Path(folder), rank, run)
-        for key in ("workers", "epoch"):
-            if manifest[key] != first[key]:
-                raise CheckpointError(
-                    folder, f"{key} is {manifest[key]} in worker {rank}'s state, {first[key]} else"
-                )
-    return int(first["epoch"])
+    _write(folder / manifest_file(rank), lambda file: file.write(text.encode()))
 
 
 def load_state(folder: str | Path, rank: int, run: str | None = None) -> dict[str, Any]:
@@ -142,7 +107,7 @@ def load_state(folder: str | Path, rank: int, run: str | None = None) -> dict[st
     Raises:
         CheckpointError: for one that must not be used, and why.
     """
-    epoch = check_state(folder, run)
+    epoch = _checked_epoch(folder, run)
     state = _read(Path(folder), 0)
     workers = int(_manifest(Path(folder), 0)["workers"])
     if 0 < rank < workers:
@@ -161,33 +126,20 @@ def load_weights(folder: str | Path) -> dict[str, Any]:
     return dict(load_state(folder, 0)["model"])
 
 
-def latest_checkpoint(folder: str | Path, run: str | None = None) -> Path | None:
-    """The newest checkpoint below a folder that can be used; each refused one is logged.
+def _checked_epoch(folder: str | Path, run: str | None = None) -> int:
+    """The epoch of a checkpoint, after its files were compared with their manifests.
 
-    Args:
-        folder: holds a folder for each checkpoint, and possibly other things.
-        run: identity that it must have, or None for any.
-
-    Returns:
-        Its folder, or None when there is none.
+    All workers' files are looked at, so that all workers of a group come to the same verdict.
     """
-    found = [path.parent for path in Path(folder).glob(f"*/{manifest_file(0)}")]
-    for path in sorted(found, key=_claimed_epoch, reverse=True):
-        try:
-            check_state(path, run)
-        except CheckpointError as error:
-            _log.warning("%s", error)
-        else:
-            return path
-    return None
-
-
-def _claimed_epoch(folder: Path) -> int:
-    """The epoch that a manifest states; behind all others where it cannot be read."""
-    try:
-        return int(_manifest(folder, 0)["epoch"])
-    except CheckpointError:
-        return -1
+    first = _checked(Path(folder), 0, run)
+    for rank in range(1, int(first["workers"])):
+        manifest = _checked(Path(folder), rank, run)
+        for key in ("workers", "epoch"):
+            if manifest[key] != first[key]:
+                raise CheckpointError(
+                    folder, f"{key} is {manifest[key]} in worker {rank}'s state, {first[key]} else"
+                )
+    return int(first["epoch"])
 
 
 def _checked(folder: Path, rank: int, run: str | None) -> dict[str, Any]:
@@ -244,28 +196,20 @@ def _read(folder: Path, rank: int) -> dict[str, Any]:
     return dict(state)
 
 
-def _write(path: Path, put: Callable[[IO[bytes]], object], *, durable: bool) -> None:
-    """Write a file under another name and rename it; a failed attempt leaves nothing."""
+def _write(path: Path, put: Callable[[IO[bytes]], object]) -> None:
+    """Write a file under another name and rename it; a failed attempt leaves nothing.
+
+    Nothing waits for the disk: a checkpoint is copied from here to where it is kept, and one that
+    a power loss tears there is refused.
+    """
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         with unfinished.open("wb") as file:
             put(file)
             file.flush()
-            if durable:
-                os.fsync(file.fileno())
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def _synchronise(folder: Path) -> None:
-    """Make the names in a folder durable, and the folder's own in the one above."""
-    for place in (folder, folder.absolute().parent):
-        descriptor = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _file_digest(path: Path) -> str:

@@ -4,29 +4,25 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from esam_tune import metrics as keys
 from esam_tune.computation import Computation
 from esam_tune.config import TrialSettings
-from esam_tune.optim import PerSampleOptimizer, gradient_sharpness
+from esam_tune.optim import PerSampleOptimizer
 from esam_tune.optimization import build_base, build_optimizer, build_schedule, count_flops_ratio
 from esam_tune.random_streams import restore_streams, seed_streams, streams_state
+from esam_tune.sharpness import measure_sharpness
 from esam_tune.step_timer import StepTimer
 from esam_tune.tasks.batches import Batches
 from esam_tune.tasks.data import check_batch_size, load_split, training_batches
 from esam_tune.tasks.models import build_model
 from esam_tune.tasks.splits import Split
-
-# Of the training split, for the sharpness: as many as there are, and together in a batch.
-SHARPNESS_ROWS, SHARPNESS_BATCH = 512, 128
+from esam_tune.worker import Worker
 
 
 class Report(Protocol):
@@ -38,53 +34,6 @@ class Report(Protocol):
 
 class DivergedError(RuntimeError):
     """The training loss, or a weight, is no longer finite."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Worker:
-    """This process' place among the workers of a trial.
-
-    Args:
-        rank: from 0.
-        workers: count.
-        device: of this worker.
-        group: process group of these workers; None for all processes there are.
-    """
-
-    rank: int = 0
-    workers: int = 1
-    device: torch.device = torch.device("cpu")  # noqa: RUF009 - devices are immutable
-    group: dist.ProcessGroup | None = None
-
-    def sum(self, values: Tensor) -> Tensor:
-        """``values`` added up over the workers, element by element."""
-        if self.workers > 1:
-            dist.all_reduce(values, group=self.group)
-        return values
-
-    def mean(self, values: list[float]) -> list[float]:
-        """Each value's mean over the workers, for what every worker measures on its own clock."""
-        taken = torch.tensor(values, dtype=torch.float64, device=self.device)
-        return [float(value) for value in self.sum(taken) / self.workers]
-
-    def replicate(self, model: nn.Module) -> nn.Module:
-        """The model as it is trained: in DistributedDataParallel where there are more workers."""
-        if self.workers == 1:
-            return model
-        devices = [self.device.index] if self.device.type == "cuda" else None
-        # Buffers are averaged once an epoch instead: a broadcast would let the first worker's
-        # BatchNorm statistics overwrite the others'.
-        return DistributedDataParallel(
-            model, device_ids=devices, broadcast_buffers=False, process_group=self.group
-        )
-
-    def average_buffers(self, model: nn.Module) -> None:
-        """Replace floating-point buffers (BatchNorm's statistics) by their mean over workers."""
-        if self.workers > 1:
-            for buffer in model.buffers():
-                if buffer.is_floating_point():
-                    dist.all_reduce(buffer, group=self.group)
-                    buffer /= self.workers
 
 
 @torch.no_grad()
@@ -108,40 +57,6 @@ def evaluate(
     model.train()
     loss, accuracy = (worker.sum(sums) / len(split)).tolist()
     return loss, accuracy
-
-
-def measure_sharpness(model: nn.Module, split: Split, worker: Worker, smoothing: float) -> float:
-    """How sharp the training loss is around the model's weights: see ``metrics.SHARPNESS``.
-
-    The rows are the same for every trial and seed of a task: evenly spaced in the training split,
-    as they are trained on but without augmentation, in batches that do not depend on the count of
-    workers, which share them out. Computed in float32 whatever the training's precision, whose
-    rounding is as large as what is measured.
-
-    Args:
-        model: its weights, statistics and gradients stay as they are, as do all random streams.
-        split: the training split, on the worker's device.
-        worker: of several.
-        smoothing: of the labels, as trained with.
-    """
-    count = min(len(split), SHARPNESS_ROWS)
-    rows = torch.arange(count) * len(split) // count
-    own = rows.split(SHARPNESS_BATCH)[worker.rank :: worker.workers]
-    model.eval()
-    total = torch.zeros((), dtype=torch.float64, device=worker.device)
-    # What a split gives at a time holds whole batches; only the last of all may be smaller.
-    for images, labels in split.in_order(torch.cat(own)) if own else ():
-        for some, their in zip(
-            images.split(SHARPNESS_BATCH), labels.split(SHARPNESS_BATCH), strict=True
-        ):
-
-            def loss(some: Tensor = some, their: Tensor = their) -> Tensor:
-                return F.cross_entropy(model(some), their, label_smoothing=smoothing)
-
-            rise = gradient_sharpness(list(model.parameters()), loss, keys.SHARPNESS_RADIUS)
-            total += rise * len(their)
-    model.train()
-    return float(worker.sum(total)) / count
 
 
 def train(

@@ -153,7 +153,8 @@ def run_worker(
     """
     import torch
 
-    from esam_tune.training import Worker, train
+    from esam_tune.training import train
+    from esam_tune.worker import Worker
 
     torch.set_num_threads(run.threads)
     worker = Worker(rank=rank, workers=run.workers, device=device)

@@ -26,7 +26,8 @@ from esam_tune.errors import InputError
 from esam_tune.optimization import build_schedule, count_flops_ratio
 from esam_tune.step_timer import StepTimer
 from esam_tune.tasks.data import load_split
-from esam_tune.training import Worker, evaluate, train
+from esam_tune.training import evaluate, train
+from esam_tune.worker import Worker
 
 torch.set_num_threads(1)
 

@@ -12,10 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from esam_tune import run_state
+from esam_tune.resumption import candidates, resume
 from esam_tune.run_state import (
     CheckpointError,
-    check_state,
-    latest_checkpoint,
     load_state,
     load_weights,
     manifest_file,
@@ -121,7 +120,9 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(pristine, da
             # The workers of a group must come to the same verdict, whosever file it is.
             with pytest.raises(CheckpointError, match=f"{newest}.* is refused: .*{name}"):
                 load_state(newest, rank, RUN)
-        assert latest_checkpoint(folder, RUN) == folder / "checkpoint_000002"
+        found = resume("", candidates("", str(newest), ()), 0, RUN)
+        assert same(found.state, state(2, 0))
+        assert len(found.refused) == 1
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -157,17 +158,8 @@ def test_a_checkpoint_of_another_run_is_refused(pristine):
     for other in ({"seed": 1}, {"params": {"rho": 0.2}}):
         with pytest.raises(CheckpointError, match="of a run with other settings"):
             load_state(folder, 0, run_identity(SETTINGS | other))
-    assert latest_checkpoint(pristine, run_identity(SETTINGS | {"seed": 1})) is None
-    assert latest_checkpoint(pristine / "nowhere") is None
-
-
-def test_the_newest_epoch_counts_whatever_the_folders_are_called(tmp_path):
-    (tmp_path / "made").mkdir()
-    for name, epoch in (("z", 1), ("a", 12), ("k", 9)):
-        shutil.move(checkpoint(tmp_path / "made", epoch), tmp_path / name)
-    (tmp_path / "notes").mkdir()
-    assert latest_checkpoint(tmp_path) == tmp_path / "a"
-    assert check_state(tmp_path / "a") == 12
+    with pytest.raises(CheckpointError, match=r"state-0\.json is missing"):
+        load_state(pristine / "nowhere", 0)
 
 
 class Armed:
@@ -251,29 +243,6 @@ def test_a_state_is_never_to_be_seen_half_written(tmp_path, monkeypatch):
     save_state(folder, 0, 1, state(4, 0), run=RUN)
     assert seen == [True]
     assert same(load_state(folder, 0, RUN), state(4, 0))
-
-
-def test_a_durable_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
-    (tmp_path / "c").mkdir()
-    synchronised = []
-
-    def fsync(descriptor):
-        path = Path(f"/proc/self/fd/{descriptor}").readlink()
-        synchronised.append((path.name, sorted(p.name for p in (tmp_path / "c").glob("state*"))))
-
-    monkeypatch.setattr(run_state.os, "fsync", fsync)
-    save_state(tmp_path / "c", 0, 1, state(1, 0))
-    assert synchronised == []
-    shutil.rmtree(tmp_path / "c")
-    (tmp_path / "c").mkdir()
-    save_state(tmp_path / "c", 0, 1, state(1, 0), durable=True)
-    both = ["state-0.json", "state-0.pt"]
-    assert synchronised == [
-        (".state-0.pt.unfinished", []),
-        (".state-0.json.unfinished", ["state-0.pt"]),
-        ("c", both),
-        (tmp_path.name, both),
-    ]
 
 
 def test_a_manifest_says_what_it_vouches_for(tmp_path):

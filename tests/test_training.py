@@ -6,12 +6,13 @@ import math
 import pytest
 import torch
 
-from esam_tune import step_timer, training
+from esam_tune import step_timer, training, worker
 from esam_tune.computation import Computation
 from esam_tune.config import OPTIMIZERS, TrainingSettings, trial_settings
 from esam_tune.errors import InputError
 from esam_tune.metrics import METRICS
-from esam_tune.training import DivergedError, Worker, evaluate, train
+from esam_tune.training import DivergedError, evaluate, train
+from esam_tune.worker import Worker
 
 torch.set_num_threads(1)
 
@@ -162,7 +163,7 @@ def test_what_each_worker_clocks_is_reported_as_the_mean_over_them(monkeypatch):
     images = metrics["images_per_second"] * metrics["epoch_seconds"]
     assert images == pytest.approx(1079 // 64 * 64)
 
-    monkeypatch.setattr(training.dist, "all_reduce", lambda tensor, group: tensor.add_(1.0))
+    monkeypatch.setattr(worker.dist, "all_reduce", lambda tensor, group: tensor.add_(1.0))
     assert Worker(rank=1, workers=2).mean([3.0, 5.0]) == [2.0, 3.0]
     assert Worker().mean([3.0, 5.0]) == [3.0, 5.0]
 

@@ -5,10 +5,12 @@ import torch
 from test_training import Reports, assert_same_weights, settings, trained
 from torch.nn import functional as F
 
-from esam_tune import metrics, step_timer, training
+from esam_tune import sharpness, step_timer, training
 from esam_tune.metrics import OBJECTIVES, SHARPNESS
 from esam_tune.random_streams import streams_state
-from esam_tune.training import Worker, measure_sharpness, train
+from esam_tune.sharpness import measure_sharpness
+from esam_tune.training import train
+from esam_tune.worker import Worker
 
 torch.set_num_threads(1)
 
@@ -101,7 +103,7 @@ def test_a_larger_radius_sees_a_larger_rise_and_smoothed_labels_another_loss(run
     _, model, split = run
     usual = measure_sharpness(model, split, Worker(), 0.0)
     assert measure_sharpness(model, split, Worker(), 0.1) != usual
-    monkeypatch.setattr(metrics, "SHARPNESS_RADIUS", 0.5)
+    monkeypatch.setattr(sharpness, "SHARPNESS_RADIUS", 0.5)
     assert measure_sharpness(model, split, Worker(), 0.0) > 2 * usual
 
 

@@ -12,8 +12,9 @@ from esam_tune import step_timer, trial
 from esam_tune.checkpoint_storage import join, open_storage
 from esam_tune.resumption import Resumption
 from esam_tune.run_state import load_state, load_weights, state_file
-from esam_tune.training import DivergedError, Worker
+from esam_tune.training import DivergedError
 from esam_tune.trial import REFUSED, RunRequest, run_here, run_worker
+from esam_tune.worker import Worker
 
 torch.set_num_threads(1)
 

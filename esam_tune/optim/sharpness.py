@@ -10,7 +10,7 @@ from esam_tune.optim.perturbation import Ascent, ascend, weights_restored
 
 
 def gradient_sharpness(
-    weights: Sequence[Tensor], loss: Callable[[], Tensor], radius: float
+    weights: Sequence[Tensor], parts: Sequence[Callable[[], Tensor]], radius: float
 ) -> Tensor:
     """How much the loss rises a step up its own gradient.
 
@@ -20,11 +20,12 @@ def gradient_sharpness(
     m-sharpness (section 4.1), m being the batch's rows. Where the gradient is zero, so is this.
 
     Args:
-        weights: dense; those without ``requires_grad``, and those that the loss does not reach,
-            stay where they are. Their values are put back bit for bit, their ``.grad`` is not
-            touched.
-        loss: the mean loss at the present weights, shape (). It must not depend on chance, nor
-            change anything: the modules it runs belong in evaluation mode.
+        weights: dense, one of them trainable; those without ``requires_grad``, and those that the
+            loss does not reach, stay where they are. Their values are put back bit for bit, their
+            ``.grad`` is not touched.
+        parts: give the loss at the present weights as a sum, shape () each: of micro-batches,
+            where the whole does not fit the memory. They must not depend on chance, nor change
+            anything: the modules they run belong in evaluation mode.
         radius: rho, >= 0, in the weights' own 2-norm.
 
     Returns:
@@ -35,17 +36,21 @@ def gradient_sharpness(
     """
     radius = checked_radius("radius", radius)
     moved = [weight for weight in weights if weight.requires_grad]
-    with torch.enable_grad():
-        before = loss()
-        gradients = torch.autograd.grad(before, moved, allow_unused=True)
-    reached = [(w, g) for w, g in zip(moved, gradients, strict=True) if g is not None]
-    ascent = Ascent(
-        tensors=[weight for weight, _ in reached],
-        # Not aliased, as two weights may be given the same gradient.
-        gradients=[gradient.clone() for _, gradient in reached],
-        radius=radius,
-    )
+    before = torch.zeros((), dtype=torch.float64, device=moved[0].device)
+    sums: dict[Tensor, Tensor] = {}
+    for part in parts:
+        with torch.enable_grad():
+            loss = part()
+            gradients = torch.autograd.grad(loss, moved, allow_unused=True)
+        before += loss.detach()
+        for weight, gradient in zip(moved, gradients, strict=True):
+            if gradient is not None:
+                # A copy at first: two weights may be given the same tensor.
+                sums[weight] = sums[weight] + gradient if weight in sums else gradient.clone()
+    ascent = Ascent(tensors=list(sums), gradients=list(sums.values()), radius=radius)
     with weights_restored(ascent.tensors), torch.no_grad():
         ascend([ascent], adaptive=False)
-        after = loss()
-    return after.double() - before.detach().double()
+        after = torch.zeros_like(before)
+        for part in parts:
+            after += part()
+    return after - before

@@ -9,7 +9,8 @@ import torch.distributed as dist
 
 from esam_tune.config import trial_settings
 from esam_tune.scaling.records import Cell
-from esam_tune.training import Worker, train
+from esam_tune.training import train
+from esam_tune.worker import Worker
 
 # Idle ranks wait for the whole training of the others.
 _PATIENCE = timedelta(days=7)

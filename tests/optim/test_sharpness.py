@@ -23,7 +23,7 @@ def quadratic(size=7, seed=0):
 @pytest.mark.parametrize("seed", range(4))
 def test_on_a_quadratic_it_is_the_closed_form(radius, seed):
     hessian, slope, w = quadratic(seed=seed)
-    rise = gradient_sharpness([w], lambda: 0.5 * w @ hessian @ w + slope @ w, radius)
+    rise = gradient_sharpness([w], [lambda: 0.5 * w @ hessian @ w, lambda: slope @ w], radius)
     g = (hessian @ w + slope).detach()
     # L(w + rho u) - L(w) for u = g / ||g||, to the second and last order.
     u = g / g.norm()
@@ -37,14 +37,14 @@ def test_the_norm_is_taken_over_all_weights_together():
     second = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     # A linear loss rises by rho ||g||: 3, 4 and 12 have the norm 13.
     rise = gradient_sharpness(
-        [first, second], lambda: 3 * first[0] + 4 * second[0] + 12 * second[2], 0.5
+        [first, second], [lambda: 3 * first[0] + 4 * second[0], lambda: 12 * second[2]], 0.5
     )
     assert rise.item() == pytest.approx(6.5)
 
 
 def test_where_the_gradient_is_zero_so_is_the_sharpness():
     w = torch.zeros(3, requires_grad=True)
-    assert gradient_sharpness([w], lambda: (w * w).sum(), 1.0).item() == 0.0
+    assert gradient_sharpness([w], [lambda: (w * w).sum()], 1.0).item() == 0.0
 
 
 def test_frozen_weights_and_those_that_the_loss_does_not_reach_stay():
@@ -52,7 +52,7 @@ def test_frozen_weights_and_those_that_the_loss_does_not_reach_stay():
     frozen = torch.ones(2)
     unused = torch.ones(2, requires_grad=True)
     weights = [w, frozen, unused]
-    rise = gradient_sharpness(weights, lambda: (w * frozen).sum(), 0.1)
+    rise = gradient_sharpness(weights, [lambda: (w * frozen).sum()], 0.1)
     assert rise.item() == pytest.approx(0.1 * math.sqrt(2), rel=1e-6)
     assert all(torch.equal(weight, torch.ones(2)) for weight in weights)
 
@@ -71,7 +71,7 @@ def test_weights_gradients_statistics_and_streams_are_as_before():
     stream = torch.get_rng_state()
     # Also from within no_grad, where an evaluation may stand.
     with torch.no_grad():
-        rise = gradient_sharpness(list(model.parameters()), loss, 0.05)
+        rise = gradient_sharpness(list(model.parameters()), [loss], 0.05)
     assert rise.item() > 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     grads = [weight.grad for weight in model.parameters()]
@@ -90,14 +90,14 @@ def test_weights_are_put_back_when_the_loss_fails_at_the_other_point():
         return (w * w).sum()
 
     with pytest.raises(RuntimeError, match="out of luck"):
-        gradient_sharpness([w], loss, 0.5)
+        gradient_sharpness([w], [loss], 0.5)
     assert not torch.equal(calls[1], torch.ones(2))
     assert torch.equal(w, torch.ones(2))
 
 
 def test_a_loss_without_a_number_gives_none():
     w = torch.zeros(1, requires_grad=True)
-    rise = gradient_sharpness([w], lambda: (w / w).sum(), 0.5)
+    rise = gradient_sharpness([w], [lambda: (w / w).sum()], 0.5)
     assert not math.isfinite(rise.item())
 
 
@@ -105,4 +105,4 @@ def test_a_loss_without_a_number_gives_none():
 def test_a_radius_that_is_none_is_refused(radius):
     w = torch.zeros(1, requires_grad=True)
     with pytest.raises(ValueError, match="radius must be a finite number >= 0"):
-        gradient_sharpness([w], lambda: w.sum(), radius)
+        gradient_sharpness([w], [lambda: w.sum()], radius)
