@@ -23,6 +23,10 @@ import pytest
 from conftest import REPOSITORY, environment, esam_tune, journal_events, tiny_space, write_space
 from mlflow import MlflowClient
 from ports import free_port
+from training_process import predictions, write_settings
+
+from esam_tune.config import trial_settings
+from esam_tune.tasks.data import load_split
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.slow]
 
@@ -87,12 +91,18 @@ class JobCluster:
         )
 
     def sweep(self, name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-        """Submit `jobs/sweep.py` as docs/clusters.md says."""
+        """Submit `jobs/sweep.py`."""
+        return self.script("sweep", name, *arguments)
+
+    def script(
+        self, script: str, name: str, *arguments: object
+    ) -> subprocess.CompletedProcess[str]:
+        """Submit a script of `jobs/` as docs/clusters.md says."""
         options = arguments[: arguments.index("--")]
         return self.job(
             "submit",
             *("--submission-id", name, "--runtime-env", "jobs/runtime_env.yaml"),
-            *("--working-dir", ".", *options, "--", "python", "jobs/sweep.py"),
+            *("--working-dir", ".", *options, "--", "python", f"jobs/{script}.py"),
             *arguments[len(options) + 1 :],
         )
 
@@ -245,3 +255,45 @@ def test_a_stopped_job_saves_its_study(cluster: JobCluster, tmp_path: Path) -> N
     assert read.returncode == 0
     states = [trial["state"] for trial in json.loads(read.stdout)["trials"]]
     assert states.count("complete") >= 2
+
+
+@pytest.mark.long
+def test_a_setting_is_trained_and_scaled_by_jobs(
+    mlflow_server: str, cluster: JobCluster, tmp_path: Path
+) -> None:
+    settings = write_settings(
+        tmp_path / "settings.yaml", training={"epochs": 2, "batch_size": 128, "lr": 0.05}
+    )
+    common = ("--tracking-uri", mlflow_server)
+    trained = cluster.script(
+        "train",
+        "trained",
+        *("--", settings, "--name", "across", "--workers", 2, "--register", "across", *common),
+    )
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    # The head's home, since no --storage was given.
+    folder = cluster.home / "runs" / "models" / "across"
+    document = json.loads((folder / "result.json").read_text())
+    assert (document["workers"], document["metrics"]["epoch"]) == (2, 2)
+    assert document["registered"] == {"name": "across", "version": 1}
+    task = trial_settings(document["settings"]).task
+    images, labels = load_split(task, "test").first(10_000)
+    found = predictions(document, "models:/across/1", images.numpy(), tmp_path)
+    right = float((found["served"].argmax(1) == labels.numpy()).mean())
+    assert right == pytest.approx(document["metrics"]["test_accuracy"])
+
+    again = cluster.script(
+        "train", "again", "--", settings, "--name", "across", "--resume", *common
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "epoch 1/2" not in again.stdout + again.stderr
+
+    scaled = cluster.script(
+        "scale",
+        "scaled",
+        *("--", settings, "--name", "jobs", "--workers", "1,2", "--rounds", 3, "--steps", 2),
+        *common,
+    )
+    assert scaled.returncode == 0, scaled.stdout + scaled.stderr
+    measured = json.loads((cluster.home / "runs" / "scaling" / "jobs" / "result.json").read_text())
+    assert measured["workers"] == [1, 2]

@@ -172,6 +172,10 @@ def test_pareto_keeps_constraints_and_exports_what_train_accepts(
     logged = client.get_run(result["mlflow_run_id"]).data
     assert logged.metrics["test_accuracy"] == result["metrics"]["test_accuracy"]
     assert logged.tags["esam_tune.origin.trial_id"] == chosen["trial_id"]
+    assert logged.tags["esam_tune.origin.trial_run_id"] == chosen["mlflow_run_id"]
+    assert logged.tags["esam_tune.origin.study_run_id"] == study.document["parent_run_id"]
+    model = client.get_logged_model(result["model_uri"].removeprefix("models:/"))
+    assert model.tags["esam_tune.origin.trial_run_id"] == chosen["mlflow_run_id"]
 
 
 def test_pareto_reads_as_a_table(study: Finished) -> None:

@@ -313,19 +313,26 @@ def test_a_final_training_is_a_run_of_its_own(tmp_path, empty_store):
         },
         "workers": 2,
         "seconds": 1.5,
+        "weights_digest": "5f",
         "history": [
             {"epoch": 1, "val_accuracy": 0.5},
             {"epoch": 2, "val_accuracy": 0.6, "test_accuracy": 0.55},
         ],
     }
-    run_id = log_training(
-        uri,
-        artifact_root(tmp_path, uri),
-        name="small-0003",
-        document=document,
-        started=1e9,
-        artifacts=[weights],
-    )
+    for _ in range(2):
+        logged = log_training(
+            uri,
+            artifact_root(tmp_path, uri),
+            name="small-0003",
+            training_id="a1",
+            document=document,
+            lineage={"study": "small", "trial_id": "0003"},
+            ended=1e9,
+            artifacts=[weights],
+            model=None,
+        )
+    run_id = logged.run_id
+    assert logged.model_id is None
     client = connect(uri)
     run = client.get_run(run_id)
     assert (run.info.run_name, run.info.status) == ("small-0003", "FINISHED")
