@@ -63,6 +63,7 @@ def log_model(
         The model's id.
     """
     from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
 
     run_id, metrics = str(run.info.run_id), document["metrics"]
     step = int(metrics[EPOCH])
@@ -82,7 +83,13 @@ def log_model(
         return model_id
     with tempfile.TemporaryDirectory(prefix="esam-tune-") as scratch:
         folder = Path(scratch, "model")
-        _save(folder, model, found, run_id)
+        described = Model(
+            artifact_path=found.artifact_location,
+            model_uuid=model_id,
+            model_id=model_id,
+            run_id=run_id,
+        )
+        write_model(folder, model, described)
         client.log_model_artifacts(model_id, str(folder))
     outputs = client.get_run(run_id).outputs
     if model_id not in [output.model_id for output in outputs.model_outputs]:
@@ -133,18 +140,18 @@ def _find(client: Any, run: Any, training_id: str) -> Any:
     return found[0] if found else None
 
 
-def _save(folder: Path, model: TrainedModel, logged: Any, run_id: str) -> None:
-    """Write the model as MLflow's folder of it."""
-    from mlflow import pytorch
-    from mlflow.models import Model, infer_signature
+def write_model(folder: Path, model: TrainedModel, described: Any) -> None:
+    """Write a model as MLflow's folder of it.
 
-    described = Model(
-        artifact_path=logged.artifact_location,
-        model_uuid=logged.model_id,
-        model_id=logged.model_id,
-        run_id=run_id,
-        metadata=dict(model.about),
-    )
+    Args:
+        folder: to make.
+        model: to write.
+        described: an ``mlflow.models.Model`` that may name the logged model; completed.
+    """
+    from mlflow import pytorch
+    from mlflow.models import infer_signature
+
+    described.metadata = dict(model.about)
     pytorch.save_model(
         model.network,
         str(folder),
