@@ -319,12 +319,14 @@ def test_a_final_training_is_a_run_of_its_own(tmp_path, empty_store):
             {"epoch": 2, "val_accuracy": 0.6, "test_accuracy": 0.55},
         ],
     }
+    dataset = {"name": "digits", "digest": "d1", "profile": {"classes": 10}}
+    begun = {"training_id": "a1", "versions": {"torch": "2"}, "dataset": dataset}
     for _ in range(2):
         logged = log_training(
             uri,
             artifact_root(tmp_path, uri),
             name="small-0003",
-            training_id="a1",
+            begun=begun,
             document=document,
             lineage={"study": "small", "trial_id": "0003"},
             ended=1e9,
@@ -340,6 +342,8 @@ def test_a_final_training_is_a_run_of_its_own(tmp_path, empty_store):
     assert run.data.params["rho"] == "0.05"
     assert run.data.params["workers"] == "2"
     assert run.data.tags["esam_tune.origin.trial_id"] == "0003"
+    assert run.data.tags["version.torch"] == "2"
+    assert [used.dataset.digest for used in run.inputs.dataset_inputs] == ["d1"]
     history = client.get_metric_history(run_id, "val_accuracy")
     assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 0.6)]
     assert run.data.metrics["test_accuracy"] == 0.55

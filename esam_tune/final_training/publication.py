@@ -48,7 +48,7 @@ def publish(
             plan.uri,
             artifact_root(plan.folder.storage, plan.uri),
             name=f"{plan.folder.name}: {describe_params(plan.settings.params)}",
-            training_id=record.training_id,
+            begun=record.started,
             document=document,
             params=plan.scaled.params(),
             lineage=_lineage(plan),
@@ -119,7 +119,8 @@ def trained_model(settings: TrialSettings, weights: dict[str, Any], name: str) -
 def _lineage(plan: Plan) -> dict[str, str]:
     """Where the settings come from: as their file says, and the runs where they are known."""
     origin = plan.settings.origin
-    said = {str(key): str(value) for key, value in origin.items()}
+    # What a settings file says there is free: not every key can be a tag's.
+    said = {key: str(value) for key, value in origin.items() if str(key).isidentifier()}
     study, trial_id = origin.get("study"), origin.get("trial_id")
     if not isinstance(study, str) or not isinstance(trial_id, str):
         return said

@@ -10,10 +10,20 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from esam_tune.tracking.store import connect, experiment, log_metrics, log_params, points
+from esam_tune.tracking.store import (
+    connect,
+    experiment,
+    log_dataset,
+    log_metrics,
+    log_params,
+    log_tags,
+    points,
+)
 from esam_tune.tracking.trained_model import TrainedModel, log_model
 
 TRAINING_TAG = "esam_tune.training_id"
+# Of a run that nothing is missing from.
+_ENDED = "FINISHED"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +44,7 @@ def log_training(
     artifact_root: Path | None,
     *,
     name: str,
-    training_id: str,
+    begun: Mapping[str, Any],
     document: Mapping[str, Any],
     params: Mapping[str, Any] = MappingProxyType({}),
     lineage: Mapping[str, str] = MappingProxyType({}),
@@ -48,7 +58,8 @@ def log_training(
         uri: of the tracking server or store.
         artifact_root: where artifacts go, or None for the server's own choice.
         name: of the run.
-        training_id: tells the training from all others.
+        begun: what is known of it since its start: ``training_id``, which tells it from all others,
+            ``dataset`` and ``versions``.
         document: as ``esam-tune train`` prints it: ``settings``, ``history`` and the rest.
         params: to log beside the settings: what another worker count made of them.
         lineage: where the settings come from: what of it -> id or name.
@@ -58,8 +69,7 @@ def log_training(
     """
     client = connect(uri)
     experiment_id = experiment(client, artifact_root)
-    settings = document["settings"]
-    end = int(ended * 1000)
+    end, training_id = int(ended * 1000), begun["training_id"]
     tags = {
         TRAINING_TAG: training_id,
         "esam_tune.kind": "training",
@@ -74,24 +84,30 @@ def log_training(
             experiment_id,
             start_time=int((ended - document["seconds"]) * 1000),
             run_name=name,
-            tags=tags,
+            tags={TRAINING_TAG: training_id, "mlflow.source.name": "esam-tune train"},
         )
     )
     run_id = str(run.info.run_id)
-    logged_params = {
+    if run.info.status != _ENDED:
+        versions = {f"version.{key}": number for key, number in begun["versions"].items()}
+        log_tags(client, run_id, {**tags, **versions})
+        log_params(client, run_id, _params(document) | dict(params))
+        log_dataset(client, run_id, begun["dataset"])
+        logged = [point for metrics in document["history"] for point in points(metrics, end)]
+        log_metrics(client, run_id, logged)
+        for path in artifacts:
+            client.log_artifact(run_id, str(path))
+    model_id = None if model is None else log_model(client, run, model, tags, document, end)
+    client.set_terminated(run_id, _ENDED, end_time=end)
+    return LoggedTraining(run_id=run_id, model_id=model_id)
+
+
+def _params(document: Mapping[str, Any]) -> dict[str, Any]:
+    settings = document["settings"]
+    return {
         **{f"task.{key}": value for key, value in settings["task"].items()},
         **{f"training.{key}": value for key, value in settings["training"].items()},
         **settings["params"],
         "seed": settings["seed"],
         "workers": document["workers"],
-        **params,
     }
-    log_params(client, run_id, logged_params)
-    log_metrics(
-        client, run_id, [p for metrics in document["history"] for p in points(metrics, end)]
-    )
-    for path in artifacts:
-        client.log_artifact(run_id, str(path))
-    model_id = None if model is None else log_model(client, run, model, tags, document, end)
-    client.set_terminated(run_id, "FINISHED", end_time=end)
-    return LoggedTraining(run_id=run_id, model_id=model_id)

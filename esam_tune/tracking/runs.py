@@ -15,6 +15,7 @@ from esam_tune.tracking.cursor import Cursor
 from esam_tune.tracking.page import StudyPage, log_artifact
 from esam_tune.tracking.store import (
     experiment,
+    log_dataset,
     log_metrics,
     log_params,
     log_tags,
@@ -217,7 +218,7 @@ class StudyRuns:
         }
         log_params(self._client, self.cursor.parent_run_id, params)
         if dataset is not None:
-            self._log_dataset(self.cursor.parent_run_id, dataset)
+            log_dataset(self._client, self.cursor.parent_run_id, dataset)
         self._send_space()
 
     def _send_space(self) -> None:
@@ -273,20 +274,6 @@ class StudyRuns:
             seeds, values = spread
             logged = [(key, value, _milliseconds(event), seeds) for key, value in values.items()]
             log_metrics(self._client, self.run_of({"trial_id": self._trial_of(event)}), logged)
-
-    def _log_dataset(self, run_id: str, dataset: Mapping[str, Any]) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        source = {"tags": {"mlflow.source.type": "LOCAL", "mlflow.source.name": dataset["name"]}}
-        logged = Dataset(
-            name=dataset["name"],
-            digest=dataset["digest"],
-            source_type="code",
-            source=json.dumps(source),
-            profile=json.dumps(dataset["profile"]),
-        )
-        context = InputTag("mlflow.data.context", "training")
-        self._client.log_inputs(run_id, datasets=[DatasetInput(logged, [context])])
 
 
 def _setup_tags(event: Event) -> dict[str, str]:

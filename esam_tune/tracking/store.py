@@ -1,6 +1,7 @@
 """The tracking store: its address, whether it answers, and how records are put into it."""
 
 import http.client
+import json
 import os
 import re
 import socket
@@ -87,6 +88,22 @@ def log_metrics(client: Any, run_id: str, points: Sequence[tuple[str, float, int
     for start in range(0, len(points), BATCH):
         listed = [Metric(*point) for point in points[start : start + BATCH]]
         client.log_batch(run_id, metrics=listed)
+
+
+def log_dataset(client: Any, run_id: str, dataset: Mapping[str, Any]) -> None:
+    """Log a data set as a run's input: its ``name``, ``digest`` and ``profile``."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = {"tags": {"mlflow.source.type": "LOCAL", "mlflow.source.name": dataset["name"]}}
+    logged = Dataset(
+        name=dataset["name"],
+        digest=dataset["digest"],
+        source_type="code",
+        source=json.dumps(source),
+        profile=json.dumps(dataset["profile"]),
+    )
+    context = InputTag("mlflow.data.context", "training")
+    client.log_inputs(run_id, datasets=[DatasetInput(logged, [context])])
 
 
 def points(
