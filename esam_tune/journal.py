@@ -177,7 +177,7 @@ def read(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
             try:
                 event = json.loads(line)
                 event["event"], float(event["time"])
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
                 if _lost_power(line, file):
                     return
                 number = _lines_before(path, offset) + 1
