@@ -18,7 +18,6 @@ from esam_tune.report.labels import Floats, Panels, add_labels
 from esam_tune.report.style import (
     BASELINE,
     BLUE,
-    DOT,
     DPI,
     FRONT_LINE,
     MUTED,
