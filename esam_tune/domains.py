@@ -88,6 +88,9 @@ SHARE = Domain(kind=float, low=0.0, high=1.0, low_open=True)
 # Beyond any trials, epochs, rows or workers there will be, and small enough to calculate with.
 COUNT = Domain(kind=int, low=1, high=1_000_000)
 SEED = Domain(kind=int, low=0, high=2**31 - 1)
+# With fewer rounds of a measurement there is nothing to draw intervals from.
+ROUNDS = Domain(kind=int, low=3)
+WORKERS_AHEAD = Domain(kind=int, low=1, high=65536)
 RESTARTS = Domain(kind=int, low=0, high=1_000_000)
 
 

@@ -3,8 +3,10 @@
 import pytest
 
 from esam_tune.cli import build_parser, main
-from esam_tune.cli.worker_options import worker_rule, worker_shape
+from esam_tune.cli.arguments import arguments_of
 from esam_tune.errors import InputError
+from esam_tune.interface.arguments import worker_shape
+from esam_tune.interface.trainings import train_request
 from esam_tune.study.placement import WorkerShape
 from esam_tune.worker_scaling import WorkerRule
 
@@ -60,19 +62,33 @@ def test_workers_of_a_trial():
 
 @pytest.mark.parametrize("verb", ["sweep", "train"])
 def test_what_a_worker_takes(verb):
-    assert worker_shape(parsed(verb, "x")) == WorkerShape(cpus=1, gpus=None)
-    asked = parsed(verb, "x", "--gpus-per-worker", "0.25", "--cpus-per-worker", "3")
-    assert worker_shape(asked) == WorkerShape(cpus=3, gpus=0.25)
-    assert worker_shape(parsed(verb, "x", "--gpus-per-worker", "0")).gpus == 0
+    def shape(*options):
+        return worker_shape(**arguments_of(worker_shape, parsed(verb, "x", *options)))
+
+    assert shape() == WorkerShape(cpus=1, gpus=None)
+    asked = shape("--gpus-per-worker", "0.25", "--cpus-per-worker", "3")
+    assert asked == WorkerShape(cpus=3, gpus=0.25)
+    assert shape("--gpus-per-worker", "0").gpus == 0
     assert parsed(verb, "x").max_failures == 2
     assert parsed(verb, "x", "--max-failures", "0").max_failures == 0
 
 
-def test_what_becomes_of_a_setting(capsys):
-    assert worker_rule(parsed("train", "x")) == WorkerRule()
-    asked = parsed("train", "x", "--batch-rule", "per-worker", "--lr-rule", "sqrt")
-    assert worker_rule(asked) == WorkerRule(batch="per-worker", lr="sqrt")
+def test_what_becomes_of_a_setting(capsys, tmp_path):
+    path = tmp_path / "settings.yaml"
+    path.write_text(
+        "{task: {dataset: digits, model: small_cnn}, params: {optimizer: sgd},"
+        " training: {epochs: 1, batch_size: 64, lr: 0.05}}"
+    )
+
+    def rule(*options):
+        asked = arguments_of(train_request, parsed("train", str(path), *options))
+        return train_request(**asked).options.rule
+
+    # Nothing said is WorkerRule() for a new training, and what it was for one that is resumed.
+    assert rule() is None
+    asked = rule("--batch-rule", "per-worker", "--lr-rule", "sqrt")
+    assert asked == WorkerRule(batch="per-worker", lr="sqrt")
     with pytest.raises(InputError, match="--lr-rule: must be none"):
-        worker_rule(parsed("train", "x", "--lr-rule", "sqrt"))
+        rule("--lr-rule", "sqrt")
     assert main(["train", "x", "--batch-rule", "global"]) == 2
     assert "--batch-rule: invalid choice: 'global'" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import sys
@@ -136,8 +137,20 @@ def add_json(parser: Parser) -> None:
 
 def tracking_uri(options: argparse.Namespace) -> str | None:
     """The chosen MLflow address, or None for the store inside the storage."""
-    chosen: str | None = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    return chosen or None
+    from esam_tune.tracking.store import asked_uri
+
+    return asked_uri(options.tracking_uri)
+
+
+def arguments_of(request: Callable[..., object], options: argparse.Namespace) -> dict[str, Any]:
+    """What the options say of a request's arguments, which have their names.
+
+    Args:
+        request: a function of :mod:`esam_tune.interface.requests`, or one like them.
+        options: of the verb.
+    """
+    names = inspect.signature(request).parameters
+    return {name: getattr(options, name) for name in names if hasattr(options, name)}
 
 
 def output_console() -> Console:
@@ -146,13 +159,6 @@ def output_console() -> Console:
 
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
     return Console(highlight=False, markup=False, width=width)
-
-
-def progress_console() -> Console:
-    """Where progress goes: stderr."""
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False, markup=False, soft_wrap=not sys.stderr.isatty())
 
 
 def print_json(document: Any) -> None:

@@ -11,13 +11,16 @@ from esam_tune.cli.arguments import (
     add_json,
     add_tracking_uri,
     add_verb,
+    arguments_of,
     count,
     output_console,
     print_json,
-    progress_console,
-    tracking_uri,
 )
-from esam_tune.cli.worker_options import add_max_failures, add_worker_resources, worker_shape
+from esam_tune.cli.worker_options import (
+    add_max_epoch_seconds,
+    add_max_failures,
+    add_worker_resources,
+)
 
 
 def add_parser(verbs: Any) -> None:
@@ -34,6 +37,7 @@ def add_parser(verbs: Any) -> None:
     )
     add_worker_resources(parser)
     add_max_failures(parser)
+    add_max_epoch_seconds(parser)
     add_address(parser)
     add_tracking_uri(parser)
     add_json(parser)
@@ -41,24 +45,15 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the verb; the exit code."""
+    from esam_tune.interface.requests import refine_request
     from esam_tune.study.closing import print_result
-    from esam_tune.study.folder import study_folder
-    from esam_tune.study.preflight import SweepOptions
     from esam_tune.study.sweep import refine
 
-    how = SweepOptions(
-        storage=options.storage,
-        tracking_uri=tracking_uri(options),
-        address=options.address,
-        shape=worker_shape(options),
-        max_failures=options.max_failures,
-    )
-    console = progress_console()
-    folder = study_folder(options.storage, options.study)
-    result = refine(folder, options.seeds, how, console)
+    asked = refine_request(**arguments_of(refine_request, options))
+    result = refine(asked.folder, asked.seeds, asked.options, asked.console)
     if options.json:
         print_json(result.document)
     else:
-        again = f"refine {folder.name} --seeds {options.seeds}"
+        again = f"refine {asked.folder.name} --seeds {asked.seeds}"
         print_result(result, output_console(), again)
     return EXIT_CODES[result.outcome]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,27 +15,19 @@ from esam_tune.cli.arguments import (
     add_json,
     add_tracking_uri,
     add_verb,
+    arguments_of,
     count,
     integer,
     print_json,
-    tracking_uri,
 )
-from esam_tune.cli.worker_options import add_worker_resources, worker_shape
-from esam_tune.domains import Domain
+from esam_tune.cli.worker_options import add_worker_resources
+from esam_tune.domains import ROUNDS, WORKERS_AHEAD
 from esam_tune.worker_scaling import LR_RULES
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from esam_tune.scaling.communication import Network
-
-_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-_BYTES_PER_SECOND = {"Mbit": 1e6 / 8, "Gbit": 1e9 / 8, "MB": 1e6, "GB": 1e9}
-_EXAMPLE = "latency=20us,bandwidth=10Gbit"
-
-# With fewer rounds there is nothing to draw intervals from.
-_rounds = integer(Domain(kind=int, low=3))
-_predict_to = integer(Domain(kind=int, low=1, high=65536))
+_rounds, _predict_to = integer(ROUNDS), integer(WORKERS_AHEAD)
 
 
 def add_parser(verbs: Any) -> None:
@@ -74,8 +65,7 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument(
         "--network",
-        type=_network,
-        metavar=_EXAMPLE,
+        metavar="latency=20us,bandwidth=10Gbit",
         help="predict for this network too: of a message and of one worker's link",
     )
     add_worker_resources(parser)
@@ -88,35 +78,16 @@ def run(options: argparse.Namespace) -> int:
     """Run the verb; the exit code."""
     from rich.console import Console
 
-    from esam_tune.config import trial_settings
-    from esam_tune.scaling.study import ScaleOptions, default_name, scale
+    from esam_tune.interface.scaling_runs import scale_request
+    from esam_tune.scaling.study import scale
     from esam_tune.study.signals import Stopped, raise_on_signals
-    from esam_tune.study.space import check_name
-    from esam_tune.yaml_file import read_yaml
 
-    settings = trial_settings(read_yaml(options.settings, "SETTINGS"))
-    progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    name = options.name or default_name(options.storage, options.mode)
-    how = ScaleOptions(
-        storage=options.storage,
-        name=check_name("--name", name),
-        workers=options.workers,
-        mode=options.mode,
-        lr_rule=options.lr_rule,
-        rounds=options.rounds,
-        steps=options.steps,
-        predict_to=options.predict_to,
-        network=options.network,
-        accuracy=options.accuracy,
-        shape=worker_shape(options),
-        tracking_uri=tracking_uri(options),
-        address=options.address,
-    )
+    asked = scale_request(**arguments_of(scale_request, options))
     try:
         with raise_on_signals():
-            document = scale(settings, how, progress.print)
+            document = scale(asked.settings, asked.options, asked.console.print)
     except Stopped as stop:
-        progress.print(f"esam-tune: {stop.signal.name} ended the scaling study")
+        asked.console.print(f"esam-tune: {stop.signal.name} ended the scaling study")
         return TERMINATED if stop.signal is signal.SIGTERM else INTERRUPTED
     if options.json:
         print_json(document)
@@ -130,28 +101,6 @@ def _counts(text: str) -> list[int]:
         return [count(part.strip()) for part in text.split(",")]
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"{error}, as in 1,2,4") from None
-
-
-def _network(text: str) -> Network:
-    from esam_tune.scaling.communication import Network
-
-    given = dict(part.partition("=")[::2] for part in text.split(","))
-    if given.keys() != {"latency", "bandwidth"} or text.count(",") != 1:
-        raise argparse.ArgumentTypeError(f"must be like {_EXAMPLE}, got {text!r}")
-    latency = _quantity("latency", given["latency"], _SECONDS)
-    bandwidth = _quantity("bandwidth", given["bandwidth"], _BYTES_PER_SECOND)
-    if bandwidth <= 0:
-        raise argparse.ArgumentTypeError(f"bandwidth must be > 0, got {given['bandwidth']!r}")
-    return Network(latency=latency, seconds_per_byte=1 / bandwidth)
-
-
-def _quantity(name: str, text: str, units: dict[str, float]) -> float:
-    parts = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([A-Za-z]+)", text)
-    if parts is None or parts[2] not in units:
-        raise argparse.ArgumentTypeError(
-            f"{name} must be a number with one of {', '.join(units)}, got {text!r}"
-        )
-    return float(parts[1]) * units[parts[2]]
 
 
 def _print(document: dict[str, Any], console: Console) -> None:

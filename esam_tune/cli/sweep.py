@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from esam_tune.cli.arguments import (
     DONE,
@@ -13,23 +13,18 @@ from esam_tune.cli.arguments import (
     add_json,
     add_tracking_uri,
     add_verb,
+    arguments_of,
     count,
     output_console,
     print_json,
-    progress_console,
     seed,
-    tracking_uri,
 )
 from esam_tune.cli.worker_options import (
     add_checkpoints,
+    add_max_epoch_seconds,
     add_worker_resources,
     add_workers_per_trial,
-    worker_shape,
 )
-
-if TYPE_CHECKING:
-    from esam_tune.study.preflight import SweepOptions
-    from esam_tune.study.space import Overrides
 
 
 def add_parser(verbs: Any) -> None:
@@ -43,6 +38,7 @@ def add_parser(verbs: Any) -> None:
     add_workers_per_trial(parser)
     add_worker_resources(parser)
     add_checkpoints(parser)
+    add_max_epoch_seconds(parser)
     add_address(parser)
     parser.add_argument("--seed", type=seed, metavar="N", help="of the sampler and the trials")
     parser.add_argument(
@@ -77,59 +73,25 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the verb; the exit code."""
+    from esam_tune.interface.requests import sweep_request
     from esam_tune.study.closing import print_result
     from esam_tune.study.dry_run import dry_run
     from esam_tune.study.preflight import preflight
-    from esam_tune.study.space import load_space
     from esam_tune.study.sweep import sweep
 
-    space, overrides = load_space(options.space, options.set), _overrides(options)
-    how = _sweep_options(options)
+    asked = sweep_request(**arguments_of(sweep_request, options))
     if options.dry_run:
-        found = dry_run(preflight(space, overrides, how), how.shape, how.address)
+        plan = preflight(asked.space, asked.overrides, asked.options)
+        found = dry_run(plan, asked.options.shape, asked.options.address)
         if options.json:
             print_json(found.document())
         else:
             found.print(output_console())
         return DONE
-    console = progress_console()
-    result = sweep(space, overrides, how, console)
+    result = sweep(asked.space, asked.overrides, asked.options, asked.console)
     if options.json:
         print_json(result.document)
     else:
         again = f"sweep {options.space} --name {result.folder.name} --resume"
         print_result(result, output_console(), again)
     return EXIT_CODES[result.outcome]
-
-
-def _overrides(options: argparse.Namespace) -> Overrides:
-    from esam_tune.study.space import Overrides
-
-    return Overrides(
-        name=options.name,
-        trials=options.trials,
-        epochs=options.epochs,
-        max_concurrent=options.max_concurrent,
-        seed=options.seed,
-        seeds=options.seeds,
-    )
-
-
-def _sweep_options(options: argparse.Namespace) -> SweepOptions:
-    from esam_tune.study.preflight import SweepOptions
-
-    fewest, most = options.workers_per_trial or (None, None)
-    return SweepOptions(
-        storage=options.storage,
-        tracking_uri=tracking_uri(options),
-        address=options.address,
-        workers_per_trial=most,
-        min_workers=fewest,
-        shape=worker_shape(options),
-        checkpoint_storage=options.checkpoint_storage,
-        max_failures=options.max_failures,
-        optuna_storage=options.optuna_storage,
-        warm_start=tuple(options.warm_start),
-        resume=options.resume,
-        space_file=options.space,
-    )

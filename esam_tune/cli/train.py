@@ -16,18 +16,16 @@ from esam_tune.cli.arguments import (
     add_json,
     add_tracking_uri,
     add_verb,
+    arguments_of,
     count,
     print_json,
-    tracking_uri,
 )
 from esam_tune.cli.worker_options import (
     add_checkpoints,
     add_worker_resources,
     add_worker_rule,
-    worker_rule,
-    worker_shape,
 )
-from esam_tune.errors import InputError, RunFailedError
+from esam_tune.errors import RunFailedError
 
 
 def add_parser(verbs: Any) -> None:
@@ -54,50 +52,17 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the verb; the exit code."""
-    from rich.console import Console
-
-    from esam_tune.config import trial_settings
-    from esam_tune.final_training import TrainOptions, default_name, train_chosen, training_folder
-    from esam_tune.study.front_table import format_metric
+    from esam_tune.final_training import train_chosen, training_folder
+    from esam_tune.interface.trainings import train_request
     from esam_tune.study.signals import Stopped, raise_on_signals
-    from esam_tune.study.space import check_name
-    from esam_tune.yaml_file import read_yaml
 
-    if options.resume and options.name is None:
-        raise InputError("--name", "is needed with --resume", "name the training to go on with")
-    settings = trial_settings(read_yaml(options.settings, "SETTINGS"))
-    progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    epochs = settings.training.epochs
-
-    def on_epoch(metrics: dict[str, float | None]) -> None:
-        shown = ", ".join(
-            f"{key} {format_metric(key, metrics[key])}"
-            for key in ("train_loss", "val_loss", "val_accuracy", "test_accuracy")
-            if key in metrics
-        )
-        progress.print(f"epoch {metrics['epoch']:.0f}/{epochs}  {shown}")
-
-    name = check_name("--name", options.name or default_name(settings, options.storage))
-    said = options.batch_rule is not None or options.lr_rule is not None
-    how = TrainOptions(
-        storage=options.storage,
-        name=name,
-        workers=options.workers,
-        rule=worker_rule(options) if said else None,
-        shape=worker_shape(options),
-        threads=options.cpus_per_worker,
-        checkpoint_storage=options.checkpoint_storage,
-        max_failures=options.max_failures,
-        tracking_uri=tracking_uri(options),
-        address=options.address,
-        resume=options.resume,
-        register=options.register,
-    )
-    folder = training_folder(options.storage, name)
+    asked = train_request(**arguments_of(train_request, options))
+    progress, name = asked.console, asked.options.name
+    folder = training_folder(asked.options.storage, name)
     again = f"go on with it: --name {name} --resume"
     try:
         with raise_on_signals():
-            document = train_chosen(settings, how, on_epoch)
+            document = train_chosen(asked.settings, asked.options, asked.show_epoch)
     except Stopped as stop:
         kept = f"{again}" if folder.started() else "nothing is kept"
         progress.print(f"esam-tune: {stop.signal.name} ended the training; {kept}")

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from esam_tune.cli.arguments import count, integer
 from esam_tune.domains import COUNT, RESTARTS
 from esam_tune.errors import InputError
 from esam_tune.trial import MAX_EPOCH_SECONDS, MAX_FAILURES
-from esam_tune.worker_scaling import BATCH_RULES, FIXED_GLOBAL, LR_RULES, WorkerRule
-
-if TYPE_CHECKING:
-    from esam_tune.study.placement import WorkerShape
+from esam_tune.worker_scaling import BATCH_RULES, FIXED_GLOBAL, LR_RULES
 
 Workers = tuple[int | None, int]
 
@@ -124,15 +120,3 @@ def add_worker_rule(parser: argparse.ArgumentParser) -> None:
         choices=LR_RULES,
         help="how the learning rate follows the global batch (default: linear where it changes)",
     )
-
-
-def worker_shape(options: argparse.Namespace) -> WorkerShape:
-    """What each worker takes."""
-    from esam_tune.study.placement import WorkerShape
-
-    return WorkerShape(cpus=options.cpus_per_worker or 1, gpus=options.gpus_per_worker)
-
-
-def worker_rule(options: argparse.Namespace) -> WorkerRule:
-    """What becomes of a setting on another worker count."""
-    return WorkerRule(batch=options.batch_rule or FIXED_GLOBAL, lr=options.lr_rule)

@@ -12,12 +12,14 @@ from pathlib import Path
 
 from esam_tune.errors import InputError
 from esam_tune.study.placement import Node
+from esam_tune.study.signals import handlers_put_back, in_main_thread
 
 _log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 3.0
 _MOST_NODES = 1_000
 _DASHBOARD = "RAY_API_SERVER_ADDRESS"
+_RAY_S = ("RAY_", "TUNE_")  # beginnings of its environment variables
 
 
 def check_address(address: str | None) -> None:
@@ -169,8 +171,24 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[list[Node]]
 
     Raises:
         InputError: when nothing answers at ``address``, or the cluster there cannot take worker
-            groups.
+            groups; when this process is connected already.
     """
+    with (
+        handlers_put_back(signal.SIGTERM, signal.SIGUSR1),
+        _variables(address) as known,
+        _connection(address, known, distributed=distributed) as nodes,
+    ):
+        yield nodes
+
+
+@contextmanager
+def _variables(address: str | None) -> Iterator[str | None]:
+    """Ray's environment variables as the block needs them, and then as they were.
+
+    Yields:
+        The address as worker processes are to know it.
+    """
+    before = {key: value for key, value in os.environ.items() if key.startswith(_RAY_S)}
     # Our own handlers save the study on SIGINT and SIGTERM; Tune's would only stop its loop.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     # The journal is the state: Tune's own snapshots would cost time and are never read.
@@ -185,8 +203,27 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[list[Node]]
     known = os.environ.get("RAY_ADDRESS") if address == "auto" else address
     if address != "auto":
         os.environ.pop("RAY_ADDRESS", None)
+    try:
+        yield known
+    finally:
+        # A program that calls us, such as a notebook, may use Ray in its own way afterwards.
+        for key in [key for key in os.environ if key.startswith(_RAY_S)]:
+            del os.environ[key]
+        os.environ.update(before)
+
+
+@contextmanager
+def _connection(
+    address: str | None, known: str | None, *, distributed: bool
+) -> Iterator[list[Node]]:
     import ray
 
+    if ray.is_initialized():
+        raise InputError(
+            "--address",
+            "this process is connected to Ray already",
+            "call ray.shutdown() first; give the cluster's address to use that one",
+        )
     # Ray puts a handler of its own in the place of one that saves or tidies up.
     on_termination = signal.getsignal(signal.SIGTERM)
     try:
@@ -218,7 +255,7 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[list[Node]]
             "check the address, the token and that Ray's versions match",
         ) from None
     try:
-        if callable(on_termination):
+        if callable(on_termination) and in_main_thread():
             signal.signal(signal.SIGTERM, on_termination)
         if address is not None and distributed and not context.dashboard_url:
             raise InputError(

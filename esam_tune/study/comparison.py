@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from rich.table import Table
+
 from esam_tune.errors import InputError, choose_from
 from esam_tune.pareto_front import RULES, Rule
+from esam_tune.study.common_record import check_comparable, on_one_front, study_and_trial
 from esam_tune.study.folder import StudyFolder
+from esam_tune.study.front_table import front_table
+from esam_tune.study.html_table import html_table
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.results import (
     DEFAULT_RULE,
@@ -20,12 +25,7 @@ from esam_tune.study.results import (
     summarise,
     trial_row,
 )
-from esam_tune.study.spec import Constraint
 from esam_tune.study.trial_record import TrialRecord
-from esam_tune.study.warm_start import scale_differences
-
-# What a study's name cannot hold stands between it and its trial's id.
-_OF = "/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +94,8 @@ class Comparison:
             if folder.name in self._records:
                 raise InputError("STUDY", f"{folder.name!r} is named twice", "name it once")
             self._records[folder.name] = folder.record()
-        _check_comparable(self._records)
-        self.record = _on_one_front(self._records)
+        check_comparable(self._records)
+        self.record = on_one_front(self._records)
         self._check_constraints()
 
     @property
@@ -156,6 +156,29 @@ class Comparison:
         """All trials in the order they started, study by study; rows as in :attr:`front`."""
         return [self._row(trial) for trial in self.record.trials.values()]
 
+    def table(self) -> Table:
+        """The front and the baselines that are not on it, the picked trial marked."""
+        return front_table(self.record, baselines=True, front=self.members, chosen=self.picked)
+
+    def verdict(self) -> str:
+        """What is picked and what cannot be told apart from it, on one line."""
+        if self.picked is None:
+            return "no complete trial keeps the constraints"
+        line = f"pick by {self.rule}: trial {self.picked.trial_id}, {self.picked.label}"
+        if self.tied:
+            others = ", ".join(trial.trial_id for trial in self.tied)
+            line += f"; tied with it in accuracy, by the seeds both ran: {others}"
+        return line
+
+    def __repr__(self) -> str:
+        """Name the studies and the pick."""
+        return f"<front of {', '.join(self.studies)}: {self.verdict()}>"
+
+    def _repr_html_(self) -> str:
+        """The table, as a notebook shows it."""
+        caption = f"Pareto front of {', '.join(self.studies)}, then baselines that are not on it"
+        return html_table(self.table(), caption, f"* {self.verdict()}")
+
     def document(self) -> dict[str, Any]:
         """What ``esam-tune pareto --json`` prints.
 
@@ -190,9 +213,15 @@ class Comparison:
     def export(self, path: Path) -> Path:
         """Write the picked trial's settings file; its path.
 
+        Args:
+            path: of a YAML file; nothing else is written over.
+
         Raises:
             InputError: when there is no trial to export, or the file cannot be written.
         """
+        if path.suffix not in (".yaml", ".yml"):
+            problem = f"must end in .yaml or .yml, got {str(path)!r}"
+            raise InputError("--export", problem, "choose another name")
         if self.picked is None:
             raise InputError("--export", "there is no trial to export", "loosen --max and --min")
         study, trial = self._origin(self.picked)
@@ -211,7 +240,7 @@ class Comparison:
         if not self.several:
             (name,) = self._records
             return name, trial
-        name, _, trial_id = trial.trial_id.rpartition(_OF)
+        name, trial_id = study_and_trial(trial.trial_id)
         return name, self._records[name].trials[trial_id]
 
     def _named(self, trial: TrialRecord) -> dict[str, str]:
@@ -233,46 +262,3 @@ class Comparison:
                     "constraints of the studies and those asked for have it together",
                     f"give {key} a --max and a --min of its own",
                 )
-
-
-def _check_comparable(records: Mapping[str, StudyRecord]) -> None:
-    """Require that values of all studies are of one scale.
-
-    Raises:
-        InputError: naming the first study that differs, and in what.
-    """
-    (name, first), *others = records.items()
-    for other, record in others:
-        differs = scale_differences(first.spec, record.spec)
-        own, theirs = (list(r.spec.objectives.items()) for r in (first, record))
-        if own != theirs:
-            texts = (", ".join(f"{key}: {way}" for key, way in each) for each in (own, theirs))
-            differs = ("objectives were {!r}, are {!r}".format(*texts), *differs)
-        if differs:
-            raise InputError(
-                "STUDY",
-                f"{other!r} cannot be compared with {name!r}: {'; '.join(differs)}",
-                "compare studies of one task, one training and the same objectives",
-            )
-
-
-def _on_one_front(records: Mapping[str, StudyRecord]) -> StudyRecord:
-    """One record of all studies' trials, named ``STUDY/TRIAL``; of a single study its own."""
-    first = next(iter(records.values()))
-    if len(records) == 1:
-        return first
-    own = [constraint for record in records.values() for constraint in record.spec.constraints]
-    tightest: dict[tuple[str, str], Constraint] = {}
-    for constraint in own:
-        key = constraint.metric, constraint.relation
-        known = tightest.setdefault(key, constraint)
-        # By how much one bound breaks the other tells which is the tighter.
-        if known.excess(constraint.bound) < 0:
-            tightest[key] = constraint
-    spec = replace(first.spec, constraints=tuple(tightest.values()))
-    together = StudyRecord(spec, first.workers_per_trial, first.tracking_uri)
-    for name, record in records.items():
-        for trial in record.trials.values():
-            trial_id = f"{name}{_OF}{trial.trial_id}"
-            together.trials[trial_id] = replace(trial, trial_id=trial_id)
-    return together

@@ -84,12 +84,26 @@ def stop_on_signals(
 @contextmanager
 def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Have the signals handled for the time of the block, where this thread can say so."""
-    if threading.current_thread() is not threading.main_thread():
+    with handlers_put_back(*_WATCHED):
+        if in_main_thread():
+            for name in _WATCHED:
+                signal.signal(name, handler)
         yield
-        return
-    before = {name: signal.signal(name, handler) for name in _WATCHED}
+
+
+@contextmanager
+def handlers_put_back(*signals: signal.Signals) -> Iterator[None]:
+    """Undo at its end what a block does to the handlers of signals, where this thread can."""
+    before = {name: signal.getsignal(name) for name in signals} if in_main_thread() else {}
     try:
         yield
     finally:
         for name, earlier in before.items():
-            signal.signal(name, earlier)
+            # None is a handler that is not Python's, of an embedding program: it cannot be set.
+            if earlier is not None:
+                signal.signal(name, earlier)
+
+
+def in_main_thread() -> bool:
+    """Whether this thread may set handlers of signals."""
+    return threading.current_thread() is threading.main_thread()

@@ -12,6 +12,7 @@ from made_study import settings_document
 
 from esam_tune.cli import main
 from esam_tune.scaling.communication import Network
+from esam_tune.scaling.described_network import described_network
 from esam_tune.tracking.store import connect
 
 SCHEMA = json.loads(Path(__file__).with_name("scale.schema.json").read_text())
@@ -103,9 +104,7 @@ def test_a_study_is_not_overwritten(settings_file, tmp_path, capsys):
     ],
 )
 def test_a_described_network_is_read_with_its_units(text, latency, bandwidth):
-    from esam_tune.cli.scale import _network
-
-    found = _network(text)
+    found = described_network(text)
     assert isinstance(found, Network)
     assert found.latency == pytest.approx(latency)
     assert found.bandwidth == pytest.approx(bandwidth)
