@@ -11,7 +11,9 @@ import numpy as np
 from stored_curves import Curve, Pool, Task
 
 from esam_tune import pareto_front
+from esam_tune.metrics import STEP_FLOPS_RATIO, VAL_ACCURACY
 from esam_tune.study.rungs import Objectives, Rungs, rung_epochs
+from esam_tune.study.trial_record import RunRecord, State, TrialRecord
 
 TRIALS = 60
 
@@ -84,7 +86,9 @@ def replay(task: Task, method: Method, seed: int, budget: int, workers: int) -> 
     """Search with one method until the budget of epochs is spent."""
     import optuna
 
-    from esam_tune.study.samplers import distribution, propose
+    from esam_tune.study.feasibility import PredictedCost
+    from esam_tune.study.known_cost import KnownCost
+    from esam_tune.study.samplers import distribution, propose, propose_point
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     spec = replace(task.spec, seed=seed, sampler=method.sampler, trials=TRIALS)
@@ -92,6 +96,7 @@ def replay(task: Task, method: Method, seed: int, budget: int, workers: int) -> 
     last = spec.training.epochs
     rungs = method.rungs(last) if method.rungs else None
     pool = Pool(task)
+    guide = KnownCost(spec, PredictedCost(spec, 1)) if method.sampler == "known_cost" else None
 
     def rank(name: str, curve: Curve, epoch: int, *, exempt: bool = False) -> bool:
         if rungs is None:
@@ -101,7 +106,14 @@ def replay(task: Task, method: Method, seed: int, budget: int, workers: int) -> 
             name, epoch, costs[:1] if method.accuracy_alone else costs, exempt=exempt
         )
 
+    def learn(
+        name: str, curve: Curve, epochs: int, state: State, *, baseline: bool = False
+    ) -> None:
+        if guide is not None:
+            guide.learn(_record(name, curve, epochs, state, baseline=baseline))
+
     for name, curve in task.baselines.items():
+        learn(name, curve, last, "complete", baseline=True)
         for epoch in range(1, last + 1):
             rank(name, curve, epoch, exempt=True)
 
@@ -114,7 +126,10 @@ def replay(task: Task, method: Method, seed: int, budget: int, workers: int) -> 
 
     def start(time: int) -> None:
         nonlocal started, below
-        trial, params = propose(study, spec, started)
+        point = guide.point(started, lambda _: True) if guide is not None else {}
+        trial, params = (
+            propose_point(study, spec, started, [point]) if point else propose(study, spec, started)
+        )
         curve = pool.take(params)
         asked = study.get_trials(deepcopy=False)[trial.number]
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
@@ -132,6 +147,7 @@ def replay(task: Task, method: Method, seed: int, budget: int, workers: int) -> 
             )
         )
         number = len(study.get_trials(deepcopy=False)) - 1
+        learn(f"{started:03d}", curve, 0, "running")
         below += curve.point[0] >= task.reference[0]
         heapq.heappush(running, (time + 1, started, number, 1, curve))
         started += 1
@@ -148,6 +164,8 @@ def replay(task: Task, method: Method, seed: int, budget: int, workers: int) -> 
         if not ended and goes_on:
             heapq.heappush(running, (time + 1, order, number, epoch + 1, curve))
             continue
+        state: State = "complete" if epoch == last else "failed" if ended else "pruned"
+        learn(f"{order:03d}", curve, epoch, state)
         if epoch == last:
             study.tell(number, [curve.accuracy[-1], curve.cost])
             finished.append(curve.point)
@@ -167,4 +185,27 @@ def replay(task: Task, method: Method, seed: int, budget: int, workers: int) -> 
         stopped=stopped,
         wasted=wasted,
         idle_kept=below_kept / below if below else 0.0,
+    )
+
+
+def _record(name: str, curve: Curve, epochs: int, state: State, *, baseline: bool) -> TrialRecord:
+    """A replayed trial as a study's record would tell it."""
+    run = RunRecord(
+        run_id=name,
+        trial_id=name,
+        seed=0,
+        state=state,
+        epochs=epochs,
+        accuracies=list(curve.accuracy[:epochs]),
+    )
+    if epochs:
+        run.metrics = {VAL_ACCURACY: curve.accuracy[epochs - 1], STEP_FLOPS_RATIO: curve.cost}
+    return TrialRecord(
+        trial_id=name,
+        label=name,
+        params=dict(curve.params),
+        baseline=baseline,
+        optuna_number=None,
+        seeds=1,
+        runs=[run],
     )

@@ -5,6 +5,7 @@ import pytest
 from study_events import WrittenStudy, study_spec
 
 from esam_tune.errors import InputError
+from esam_tune.study.feasibility import PredictedCost
 from esam_tune.study.grid import grid_points, grid_size
 from esam_tune.study.proposals import Proposals
 from esam_tune.study.samplers import sobol_point
@@ -42,7 +43,7 @@ class Study:
         self.journal = WrittenStudy(folder / "journal.jsonl", self.spec)
 
     def open(self):
-        proposals = Proposals(self.path, self.spec)
+        proposals = Proposals(self.path, self.spec, price=PredictedCost(self.spec, 1))
         proposals.settle(self.journal.record())
         return proposals
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -123,6 +124,14 @@ class DryRun:
 
     def print(self, console: Console) -> None:
         """Tell people."""
+        console.print(str(self), markup=False, soft_wrap=True)
+
+    def _repr_html_(self) -> str:
+        """The same lines, as a notebook shows them."""
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+    def __str__(self) -> str:
+        """What would happen, a line each."""
         spec, placed = self.plan.spec, self.placement
         least, median, greatest = self.cost
         seeds = "" if spec.seeds == 1 else f" under each of {spec.seeds} seeds"
@@ -157,8 +166,7 @@ class DryRun:
         lines.append(("time", self._time()))
         for index, params in enumerate(self.proposals):
             lines.append(("first proposals" if index == 0 else "", describe_params(params)))
-        for what, text in lines:
-            console.print(f"{what + ':' if what else '':17}{text}", markup=False, soft_wrap=True)
+        return "\n".join(f"{what + ':' if what else '':17}{text}" for what, text in lines)
 
     def _time(self) -> str:
         estimate = self.estimate
@@ -220,7 +228,7 @@ def _first_proposals(plan: Plan, predicted: PredictedCost) -> list[dict[str, Any
     spec = plan.spec
     with tempfile.TemporaryDirectory(prefix="esam-tune-") as folder:
         where = Path(folder, "optuna.db")
-        proposals = Proposals(where, spec, predicted.admits, warm=plan.warm_start)
+        proposals = Proposals(where, spec, predicted.admits, price=predicted, warm=plan.warm_start)
         asked = (proposals.ask(i, f"{i:04d}") for i in range(min(_PROPOSALS, spec.trials)))
         return [proposed[1] for proposed in asked if proposed is not None]
 

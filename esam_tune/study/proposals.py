@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from esam_tune.domains import Value
 from esam_tune.study.grid import admitted_points
+from esam_tune.study.known_cost import KnownCost
 from esam_tune.study.optuna_storage import open_optuna_storage
 from esam_tune.study.record import StudyRecord
+from esam_tune.study.refined_results import differs, told_anew, with_result
 from esam_tune.study.samplers import (
     distribution,
     first_generation,
@@ -55,6 +57,7 @@ class Proposals:
         where: file of an SQLite database, created when missing, or an Optuna storage's URL.
         spec: the study.
         admits: whether a setting may keep the constraints, as far as is known before it runs.
+        price: what a setting's step is predicted to cost; sampler ``known_cost`` needs it.
         study_name: in the storage; the study's own name where the storage holds no other.
         warm: what earlier studies found.
 
@@ -68,6 +71,7 @@ class Proposals:
         spec: StudySpec,
         admits: Callable[[Mapping[str, Value]], bool] = lambda _: True,
         *,
+        price: Callable[[Mapping[str, Value]], float] | None = None,
         study_name: str | None = None,
         warm: Sequence[WarmStart] = (),
     ) -> None:
@@ -85,6 +89,10 @@ class Proposals:
         self._seen = 0
         # Where the storage holds each trial of the journal.
         self._numbers: dict[str, int] = {}
+        self._known_cost: KnownCost | None = None
+        if spec.sampler == "known_cost":
+            assert price is not None, "this sampler needs prices"
+            self._known_cost = KnownCost(spec, price)
         self._study = optuna.create_study(
             study_name=study_name or spec.name,
             storage=open_optuna_storage(where),
@@ -97,10 +105,12 @@ class Proposals:
         """Bring Optuna's storage up to date with the journal, which knows all trials.
 
         Ends that the storage does not know are told, trials that it lacks (it may be new, or an
-        older copy) are added, and proposals that never became a trial are dropped.
+        older copy) are added, proposals that never became a trial are dropped, and results that
+        more seeds have changed since are told anew.
         """
         import optuna
 
+        self._tell_anew(record)
         self._numbers = {}
         for stored in self._study.get_trials(deepcopy=False):
             trial = record.trials.get(stored.user_attrs.get(_TRIAL_ID, ""))
@@ -111,10 +121,30 @@ class Proposals:
             elif stored.state == optuna.trial.TrialState.RUNNING:
                 self._turn_down(stored.number, "proposed by a process that died before use")
         for trial in record.trials.values():
+            if self._known_cost is not None:
+                self._known_cost.learn(trial)
             if trial.trial_id not in self._numbers:
                 self._add(trial)
             elif trial.state != "running":
                 self.tell(trial)
+
+    def _tell_anew(self, record: StudyRecord) -> None:
+        import optuna
+
+        changed = {}
+        told = self._study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
+        for stored in told:
+            trial = record.trials.get(stored.user_attrs.get(_TRIAL_ID, ""))
+            if trial is None or trial.state == "running" or not self._holds(stored, trial):
+                continue
+            if differs(stored.values, self._values(trial)):
+                new = with_result(stored, self._state(trial), self._values(trial))
+                if trial.reason is not None:
+                    new.set_user_attr(_REASON, trial.reason)
+                self._constrain(new, trial)
+                changed[stored.number] = new
+        if changed:
+            self._study = told_anew(self._study, changed)
 
     def ask(self, index: int, trial_id: str) -> tuple[int, dict[str, Value]] | None:
         """Propose a setting.
@@ -138,7 +168,7 @@ class Proposals:
         if left is not None and not left:
             _log.warning("every setting of the space that may keep the constraints has been tried")
             return None
-        proposed = self._proposed_first(index, tried)
+        proposed = self._proposed_first(index, tried) or self._proposed_by_cost(index, tried)
         attempts = _ATTEMPTS_OF_FEW if self._scarce or left is not None else _ATTEMPTS
         for attempt in range(attempts if proposed is None else 0):
             trial, params = propose(self._study, self._spec, index, attempt)
@@ -156,6 +186,8 @@ class Proposals:
         trial, params = proposed
         trial.set_user_attr(_TRIAL_ID, trial_id)
         self._numbers[trial_id] = trial.number
+        if self._known_cost is not None:
+            self._known_cost.start(trial_id, params)
         return trial.number, params
 
     def _proposed_first(
@@ -167,6 +199,15 @@ class Proposals:
         point = coordinates(self._spec, self._first[index])
         assert point is not None, "settings outside of the space are left out of a warm start"
         return propose_point(self._study, self._spec, index, [point])
+
+    def _proposed_by_cost(
+        self, index: int, tried: list[dict[str, Value]]
+    ) -> tuple[optuna.Trial, dict[str, Value]] | None:
+        """The setting of sampler ``known_cost``, if that is the study's and finds one."""
+        if self._known_cost is None:
+            return None
+        worth = self._known_cost.point(index, lambda p: self._refusal(p, tried) is None)
+        return propose_point(self._study, self._spec, index, [worth]) if worth else None
 
     def _looked_for(self, index: int, tried: list[dict[str, Value]]) -> list[dict[str, Value]]:
         """Points worth a trial where the sampler finds none."""
@@ -187,6 +228,8 @@ class Proposals:
                 point = coordinates(self._spec, trial.params)
                 if source not in known and point is not None:
                     self._store(trial, point, {_WARM: source})
+                if self._known_cost is not None:
+                    self._known_cost.learn_warm(source, trial)
 
     def _refusal(self, params: Mapping[str, Value], tried: list[dict[str, Value]]) -> str | None:
         """Why a setting is not worth a trial, or None."""
@@ -229,6 +272,8 @@ class Proposals:
         """Report the end of a trial: its objectives, or that it failed or was stopped early."""
         import optuna
 
+        if self._known_cost is not None:
+            self._known_cost.learn(trial)
         number = self._numbers.get(trial.trial_id)
         if number is None:
             self._add(trial)

@@ -96,6 +96,9 @@ class StudyRecord:
         elif kind == journal.EPOCH:
             run = self.runs[event["trial_id"]]
             run.metrics, run.epochs = event["metrics"], int(event["metrics"]["epoch"])
+            # An epoch that is told again, after a checkpoint before it, takes its place.
+            reached = event["metrics"].get(self.spec.accuracy_metric)
+            run.accuracies[run.epochs - 1 :] = [reached]
             run.workers = run.group
         elif kind == journal.WORKERS:
             self.runs[event["trial_id"]].group = event["setup"]["workers"]

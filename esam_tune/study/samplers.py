@@ -97,7 +97,7 @@ def build_sampler(spec: StudySpec, index: int, attempt: int = 0) -> optuna.sampl
                 return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
         case "random":
             return optuna.samplers.RandomSampler(seed=seed)
-        case "qmc":
+        case "qmc" | "known_cost":  # the latter before it knows enough to choose, or finds nothing
             return _Point(sobol_point(spec, index + attempt * _STRIDE))
         case "grid":
             # A grid is gone through in an order that the seed shuffles, so that its first part is

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from esam_tune.domains import SEED, Value
 from esam_tune.errors import InputError
 from esam_tune.study.grid import admitted_points, float_ranges, grid_size
-from esam_tune.study.spec import StudySpec
+from esam_tune.study.spec import KNOWN_COST_OBJECTIVES, StudySpec
 
 
 def check_search(spec: StudySpec) -> None:
@@ -26,6 +26,13 @@ def check_search(spec: StudySpec) -> None:
                 "must be choices for sampler grid, got a range of numbers",
                 f"write `{key}: {{choices: [...]}}` or use sampler qmc",
             )
+    if spec.sampler == "known_cost" and dict(spec.objectives) != KNOWN_COST_OBJECTIVES:
+        wanted = ", ".join(f"{key}: {kind}" for key, kind in KNOWN_COST_OBJECTIVES.items())
+        raise InputError(
+            "sampler",
+            f"known_cost needs the objectives {wanted}, got {', '.join(spec.objectives)}",
+            "set these objectives, or use sampler tpe or gp",
+        )
     stopping, epochs = spec.early_stopping, spec.training.epochs
     if stopping.kind != "none" and (stopping.grace_epochs or 0) >= epochs > 1:
         raise InputError(

@@ -17,11 +17,13 @@ from esam_tune.config import (
     trial_settings,
 )
 from esam_tune.domains import Value
-from esam_tune.metrics import Direction
+from esam_tune.metrics import STEP_FLOPS_RATIO, VAL_ACCURACY, Direction
 from esam_tune.study.conditions import Condition, in_order
 
 # How a study's settings are proposed, see esam_tune.study.samplers.
-SAMPLERS = ("tpe", "nsga2", "nsga3", "gp", "random", "qmc", "grid")
+SAMPLERS = ("tpe", "nsga2", "nsga3", "gp", "known_cost", "random", "qmc", "grid")
+# What sampler known_cost is made for.
+KNOWN_COST_OBJECTIVES = {VAL_ACCURACY: "max", STEP_FLOPS_RATIO: "min"}
 # By what trials are stopped early, see esam_tune.study.rungs: by all objectives, by the accuracy
 # alone, or not at all.
 STOPPING_KINDS = ("pareto", "asha", "none")

@@ -26,6 +26,7 @@ class RunRecord:
         reason: why it failed or was stopped, or None.
         metrics: of the last epoch; null where a value is not finite.
         epochs: recorded so far.
+        accuracies: the accuracy that picks go by after each of them; None where it is not finite.
         checkpoints: paths, oldest first.
         group: workers that train it now, as an elastic trial reported, or None.
         workers: those that trained its last epoch, likewise.
@@ -38,6 +39,7 @@ class RunRecord:
     reason: str | None = None
     metrics: dict[str, float | None] = field(default_factory=dict)
     epochs: int = 0
+    accuracies: list[float | None] = field(default_factory=list)
     checkpoints: list[str] = field(default_factory=list)
     group: int | None = None
     workers: int | None = None
