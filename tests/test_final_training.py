@@ -17,6 +17,7 @@ from conftest import REPOSITORY, command_line, environment
 from image_files import write_images
 from training_process import events, untimed
 
+from esam_tune import step_timer
 from esam_tune.config import trial_settings
 from esam_tune.errors import InputError, RunFailedError
 from esam_tune.final_training import (
@@ -40,6 +41,11 @@ SETTINGS = {
     "params": {"optimizer": "sgd"},
 }
 NOTHING = {"mlflow_run_id": None, "model_uri": None, "registered": None}
+
+
+@pytest.fixture(autouse=True)
+def few_timed_steps(monkeypatch):
+    monkeypatch.setattr(step_timer, "_PAIRS", 2)
 
 
 @pytest.fixture
@@ -91,12 +97,11 @@ def epochs(*numbers):
     ]
 
 
-def checkpoint(where, *names):
-    """Checkpoints that Ray has kept, as it tells of them."""
-    for name in names:
-        (where / name).mkdir(parents=True)
-        save_state(where / name, 0, 1, {"epoch": 1, "model": {}})
-    return [{CHECKPOINT_PATH: str(where / name)} for name in names]
+def checkpoint(folder):
+    """A checkpoint that Ray has kept, as it tells of it when it is asked."""
+    folder.mkdir(parents=True)
+    save_state(folder, 0, 1, {"epoch": 1, "model": {}})
+    return {CHECKPOINT_PATH: str(folder)}
 
 
 def here(tmp_path, on_epoch=lambda metrics: None, settings=SETTINGS, **options):
@@ -122,11 +127,16 @@ def test_a_group_that_goes_on_from_a_checkpoint_repeats_no_epoch(on_cluster, tmp
 def test_a_training_that_lost_its_cluster_goes_on_from_its_last_checkpoints(on_cluster, tmp_path):
     kept = tmp_path / "runs" / "models" / "m" / "checkpoints" / "001" / "groups"
     seen = []
+
+    def reports():
+        yield from epochs(1)
+        yield checkpoint(kept / "c1")
+        yield checkpoint(kept / "c2")
+        yield from epochs(2)
+        yield {FAILURE: "node lost"}
+
     with pytest.raises(RunFailedError, match="node lost"):
-        on_cluster(
-            [*epochs(1), *checkpoint(kept, "c1", "c2"), *epochs(2), {FAILURE: "node lost"}],
-            seen.append,
-        )
+        on_cluster(reports(), seen.append)
     document = on_cluster(epochs(2, 3), seen.append, resume=True, workers=None)
     assert document["workers"] == 2
     assert [metrics["epoch"] for metrics in seen] == [1, 2, 3]
