@@ -221,11 +221,11 @@ def test_an_earlier_study_may_be_named_without_a_list():
 @pytest.mark.parametrize("function", [et.sweep, et.dry_run])
 def test_a_mistake_names_the_argument_and_starts_nothing(tmp_path, function, arguments, words):
     storage = tmp_path / "runs"
-    with pytest.raises(ValueError, match="") as error:
+    with pytest.raises(ValueError) as error:
         function(space_document(), **{"storage": storage, **arguments})
     assert isinstance(error.value, et.InputError)
     assert words in str(error.value)
-    assert "--" not in str(error.value)
+    assert not error.value.field.startswith("-")
     assert not storage.exists()
 
 
@@ -374,7 +374,7 @@ def test_parameters_and_metrics_have_names_of_their_own():
 def test_rows_make_a_data_frame(study):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(study.trials).set_index("trial_id")
-    assert frame.loc["0001", "step_flops_ratio"] == 1.4
+    assert frame.loc["0001", "step_flops_ratio"] == pytest.approx(1.4)
     assert list(frame[frame.on_front].index) == ["0000", "0001", "0002"]
 
 
@@ -463,7 +463,7 @@ def test_the_document_is_the_one_that_the_command_line_prints(study, storage, ca
     schema = json.loads((TEST_DATA / "study.schema.json").read_text(encoding="utf-8"))
     jsonschema.validate(study.document(), schema)
     assert main(["pareto", "small", "--storage", str(storage), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == study.document()
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(study.document()))
 
 
 # --- signals and threads ---------------------------------------------------------------------
@@ -516,11 +516,11 @@ def test_another_thread_leaves_signals_alone(block):
     assert seen == [before]
 
 
-def test_a_mistake_loses_its_dashes_but_not_its_parts():
-    with pytest.raises(et.InputError) as error, named_arguments():
-        raise et.InputError("--lr-rule", "must be none", "add --batch-rule per-worker -- or not")
+def test_a_mistake_names_the_arguments_of_the_call_and_nothing_else_anew():
+    with pytest.raises(et.InputError) as error, named_arguments("lr_rule", "batch_rule"):
+        raise et.InputError("--lr-rule", "must be none", "add --batch-rule, or `ray start --head`")
     assert error.value.field == "lr_rule"
-    assert error.value.remedy == "add batch_rule per-worker -- or not"
+    assert error.value.remedy == "add batch_rule, or `ray start --head`"
 
 
 def test_progress_goes_where_the_caller_says():

@@ -10,7 +10,7 @@ from esam_tune.study.optuna_storage import open_optuna_storage
 from esam_tune.study.proposals import Proposals
 
 STATES = optuna.trial.TrialState
-TRIALS = 8
+TRIALS = 3
 
 
 class Study:
@@ -56,20 +56,23 @@ def of_trials(stored):
     ]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_a_refined_mean_is_told_when_the_study_goes_on(tmp_path, sampler):
     study = Study(tmp_path, sampler=sampler)
     before = study.stored()
-    study.refine("0003", 0.13)
+    study.refine("0001", 0.13)
     study.open()
     after = study.stored()
     assert of_trials(after) == of_trials(before)
     values = {t.user_attrs["esam_tune.trial_id"]: t.values for t in after if t.values}
-    assert values["0003"] == [pytest.approx((0.53 + 0.13) / 2), 1.5]
-    assert values["0004"] == [0.54, 1.5]
-    (refined,) = [t for t in after if t.user_attrs.get("esam_tune.trial_id") == "0003"]
+    assert values["0001"] == [pytest.approx((0.51 + 0.13) / 2), 1.5]
+    assert values["0002"] == [0.52, 1.5]
+    (refined,) = [t for t in after if t.user_attrs.get("esam_tune.trial_id") == "0001"]
     # The mean breaks the constraint that the first seed kept.
-    assert refined.constraints["val_accuracy"] == pytest.approx(0.5 - 0.33)
+    assert refined.constraints["val_accuracy"] == pytest.approx(0.5 - 0.32)
+    # What has been told is not told again.
+    study.open()
+    assert [trial._trial_id for trial in study.stored()] == [trial._trial_id for trial in after]
 
 
 def test_a_journal_file_s_study_is_told_too(tmp_path):
@@ -86,18 +89,8 @@ def test_a_setting_that_diverges_under_another_seed_has_failed_for_the_sampler_t
     study.journal.end(run, "failed", "val_accuracy is not finite")
     study.open()
     stored = study.stored()
-    assert [t.state for t in stored[:4]] == [*[STATES.COMPLETE] * 2, STATES.FAIL, STATES.COMPLETE]
+    assert [t.state for t in stored] == [STATES.COMPLETE, STATES.COMPLETE, STATES.FAIL]
     assert stored[2].user_attrs["esam_tune.reason"] == "seed 1: val_accuracy is not finite"
-
-
-def test_a_study_without_news_is_left_alone(tmp_path):
-    study = Study(tmp_path)
-    study.refine("0001", 0.51)
-    study.open()
-    once = study.stored()
-    ids = [trial._trial_id for trial in once]
-    study.open()
-    assert [trial._trial_id for trial in study.stored()] == ids
 
 
 def test_a_proposal_under_way_stays_under_way(tmp_path):
@@ -113,27 +106,13 @@ def test_a_proposal_under_way_stays_under_way(tmp_path):
     assert study.stored()[number].values == [0.6, 1.5]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
-def test_what_is_proposed_next_follows_the_means(tmp_path, sampler):
-    """A setting that only luck had made the best no longer draws the search to it."""
-    proposed = []
-    for name, accuracy in (("lucky", None), ("known", 0.01)):
-        study = Study(tmp_path / name, sampler=sampler, constraints=None)
-        if accuracy is not None:
-            for index in range(4, TRIALS):
-                study.refine(f"{index:04d}", accuracy)
-        proposals = study.open()
-        proposed.append([proposals.ask(TRIALS + i, f"x{i}")[1] for i in range(3)])
-    assert proposed[0] != proposed[1]
-
-
 def test_a_death_while_the_study_is_written_anew_is_made_good(tmp_path, monkeypatch):
     study = Study(tmp_path)
     study.refine("0001", 0.91)
     real = optuna.Study.add_trials
 
     def die(self, trials):
-        real(self, list(trials)[:3])
+        real(self, list(trials)[:2])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(optuna.Study, "add_trials", die)

@@ -50,8 +50,9 @@ def test_a_wrong_option(capsys, options, words):
     assert message.count("\n") == 1
 
 
-def test_a_count_of_many_digits_is_a_count(capsys):
-    assert parsed("sweep", "x", "--workers-per-trial", "9" * 5000).workers_per_trial[1] >= 10**18
+def test_a_count_of_many_digits_is_told_in_a_line(capsys):
+    assert main(["sweep", "x", "--workers-per-trial", "9" * 5000]) == 2
+    assert "must be an integer in [1, 1000000], got 999" in capsys.readouterr().err
 
 
 def test_workers_of_a_trial():

@@ -6,7 +6,7 @@ import functools
 import inspect
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
@@ -33,13 +33,14 @@ def taking(request: Callable[P, R]) -> Callable[[Callable[[R], T]], Callable[P, 
         and tells mistakes by their names.
     """
 
+    signature = inspect.signature(request)
+
     def decorate(act: Callable[[R], T]) -> Callable[P, T]:
         @functools.wraps(act)
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
-            with named_arguments():
+            with named_arguments(*signature.parameters):
                 return act(request(*args, **kwargs))
 
-        signature = inspect.signature(request)
         returned = inspect.signature(act).return_annotation
         call.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]
         arguments = inspect.cleandoc(request.__doc__ or "").partition("Args:")[2]
@@ -50,20 +51,27 @@ def taking(request: Callable[P, R]) -> Callable[[Callable[[R], T]], Callable[P, 
 
 
 @contextmanager
-def named_arguments() -> Iterator[None]:
-    """Let a mistake be told in the words of a call: ``max_concurrent`` for ``--max-concurrent``."""
+def named_arguments(*names: str) -> Iterator[None]:
+    """Let a mistake be told in the words of a call: ``max_concurrent`` for ``--max-concurrent``.
+
+    Args:
+        names: of the call's arguments; other options, such as those of Ray's commands, stay.
+    """
+
+    def respelled(text: str) -> str:
+        return _OPTION.sub(lambda found: _argument(found, names), text)
+
     try:
         yield
     except InputError as error:
-        raise InputError(*map(_respelled, (error.field, error.problem, error.remedy))) from None
+        raise InputError(*map(respelled, (error.field, error.problem, error.remedy))) from None
 
 
-def _respelled(text: str) -> str:
-    def argument(found: re.Match[str]) -> str:
-        name = found[1].replace("-", "_")
-        return f"{name}=True" if name in _SWITCHES else name
-
-    return _OPTION.sub(argument, text)
+def _argument(option: re.Match[str], names: Sequence[str]) -> str:
+    name = option[1].replace("-", "_")
+    if name not in names:
+        return option[0]
+    return f"{name}=True" if name in _SWITCHES else name
 
 
 @contextmanager

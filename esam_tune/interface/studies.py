@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from esam_tune.study.dry_run import DryRun
     from esam_tune.study.execution import SweepResult
 
+_BOUNDS = ("pick", "max", "min")
 # What ended a study before its end.
 _SIGNALS = {"interrupted": signal.SIGINT, "terminated": signal.SIGTERM}
 _UNBOUNDED: Mapping[str, float] = MappingProxyType({})
@@ -85,7 +87,7 @@ class Study:
         Raises:
             InputError: for an unknown rule or metric, or bounds that exclude each other.
         """
-        with named_arguments():
+        with named_arguments(*_BOUNDS):
             return self._front(rule, max, min).chosen
 
     def export(
@@ -108,7 +110,7 @@ class Study:
             InputError: as :meth:`pick`, when there is nothing to export, or the file cannot be
                 written.
         """
-        with named_arguments():
+        with named_arguments(*_BOUNDS, "export"):
             return self._front(rule, max, min).export(Path(text("path", path)))
 
     def refine(
@@ -142,7 +144,7 @@ class Study:
         """
         from esam_tune.study.sweep import refine
 
-        with named_arguments():
+        with named_arguments(*inspect.signature(refine_request).parameters):
             request = refine_request(
                 self.name,
                 seeds=seeds,
@@ -169,7 +171,7 @@ class Study:
         """
         from esam_tune.study_report import write_report
 
-        with named_arguments():
+        with named_arguments("out"):
             return write_report(self._folder, None if out is None else Path(text("--out", out)))
 
     def __repr__(self) -> str:
@@ -233,7 +235,7 @@ def load_study(name: str, *, storage: StrPath = STORAGE) -> Study:
     Raises:
         InputError: when there is no such study.
     """
-    with named_arguments():
+    with named_arguments("name", "storage"):
         folder = study_folder(storage_folder(storage), name)
         folder.record()
     return Study(folder)
