@@ -1,4 +1,4 @@
-"""A real MLflow server on the loopback, which a test may kill and start again."""
+"""A real MLflow server on the loopback, which a test may kill and start again, and the verb ui."""
 
 import os
 import signal
@@ -6,8 +6,9 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
+from conftest import REPOSITORY, command_line, environment
 from ports import free_port
 
 _START_SECONDS = 120.0
@@ -67,3 +68,30 @@ class MlflowServer:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+
+@contextmanager
+def user_interface(storage):
+    """What ``esam-tune ui`` serves of a storage; its address."""
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(
+        command_line("ui", "--storage", storage, "--port", port),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+        cwd=REPOSITORY,
+    )
+    try:
+        end = time.monotonic() + _START_SECONDS
+        while True:
+            assert process.poll() is None, "the interface ended"
+            assert time.monotonic() < end, "the interface did not start"
+            with suppress(OSError):
+                urllib.request.urlopen(f"{address}/health", timeout=1).close()
+                break
+            time.sleep(0.2)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(30)

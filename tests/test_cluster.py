@@ -1,5 +1,6 @@
 """What a cluster holds, now and when its autoscaler has started what it may."""
 
+import io
 import logging
 import os
 import signal
@@ -116,16 +117,22 @@ def test_groups_on_a_cluster_know_its_address(
     assert options["runtime_env"] == wanted
 
 
-def test_what_ray_says_goes_to_its_log_while_it_is_connected(ray_starts, tmp_path, capfd):
+def test_what_ray_says_goes_to_its_log_while_it_is_connected(ray_starts, tmp_path):
     ray_starts(None)
+    terminal = io.StringIO()
+    handler = logging.StreamHandler(terminal)
+    logging.getLogger("ray").addHandler(handler)
     speaker = logging.getLogger("ray.tune")
-    with cluster.connected(None, distributed=False):
-        speaker.error("a trial failed\nTraceback ...")
-    (log,) = tmp_path.glob("esam-tune-*.log")
-    assert "ERROR ray.tune: a trial failed\nTraceback ..." in log.read_text()
-    assert capfd.readouterr().err == ""
-    speaker.error("no longer connected")
-    assert "no longer connected" in capfd.readouterr().err
+    try:
+        with cluster.connected(None, distributed=False):
+            speaker.error("a trial failed\nTraceback ...")
+            assert terminal.getvalue() == ""
+        (log,) = tmp_path.glob("esam-tune-*.log")
+        assert "ERROR ray.tune: a trial failed\nTraceback ..." in log.read_text()
+        speaker.error("no longer connected")
+    finally:
+        logging.getLogger("ray").removeHandler(handler)
+    assert terminal.getvalue() == "no longer connected\n"
     assert "no longer connected" not in log.read_text()
 
 

@@ -1,16 +1,20 @@
 """What a person sees while a study runs, on a terminal and off it."""
 
 import logging
-import re
 import sys
 
 import pytest
 from running_study import Clock, Running
+from terminal import plain, screen_after
 
 
 @pytest.fixture
 def clock(monkeypatch):
     return Clock(monkeypatch)
+
+
+def on_screen(running):
+    return [plain(line) for line in screen_after(running.shown()) if plain(line)]
 
 
 def test_off_a_terminal_each_end_is_one_line(tmp_path, clock):
@@ -92,23 +96,7 @@ def test_the_view_leaves_one_line_behind(tmp_path, clock):
             running.trial(f"{number:04d}", 0.6 + number / 10, 1 + number)
             clock.now += 1
             shown.update()
-    assert screen_of(running.shown()) == ["small: 4/4 trials, 0:04 elapsed"]
-
-
-def screen_of(written):
-    """Lines that are on a terminal after it was sent this, control sequences obeyed."""
-    lines, at = [""], 0
-    for part in re.split(r"(\x1b\[[?0-9;]*[a-zA-Z]|\n|\r)", written):
-        if part == "\n":
-            at += 1
-            lines += [""] * (at + 1 - len(lines))
-        elif re.fullmatch(r"\x1b\[\d*A", part):
-            at -= int(part[2:-1] or 1)
-        elif part == "\x1b[2K":
-            lines[at] = ""
-        elif part and not part.startswith("\x1b") and part != "\r":
-            lines[at] += part
-    return [line.rstrip() for line in lines if line.strip()]
+    assert on_screen(running) == ["small: 4/4 trials, 0:04 elapsed"]
 
 
 def test_a_warning_appears_above_the_view_and_does_not_tear_it(tmp_path, clock, monkeypatch):
@@ -123,10 +111,10 @@ def test_a_warning_appears_above_the_view_and_does_not_tear_it(tmp_path, clock, 
             logging.getLogger("esam_tune.study").warning("storage [is] full")
             clock.now += 1
             shown.update()
-            on_screen = screen_of(running.shown())
-        assert on_screen[0] == "storage [is] full"
-        assert on_screen[1] == "small: 0/4 trials, 0:01 elapsed"
-        assert sum(line.startswith("small: ") for line in on_screen) == 1
+            lines = on_screen(running)
+        assert lines[0] == "storage [is] full"
+        assert lines[1] == "small: 0/4 trials, 0:01 elapsed"
+        assert sum(line.startswith("small: ") for line in lines) == 1
         assert handler.stream is running.screen
     finally:
         logging.getLogger().removeHandler(handler)

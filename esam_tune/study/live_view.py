@@ -16,7 +16,7 @@ from esam_tune.study.outlook import Left, Outlook
 from esam_tune.study.record import StudyRecord
 
 _GAP = 2  # columns between two of the table
-_LEAST_SETTING = 12  # columns of it that are always shown
+_LEAST_SETTING = 10  # columns of it that are always shown
 # Lines beside the rows: two of summary, the table's header, its two headings.
 _OTHER_LINES = 5
 _LEAST_ROWS = 2

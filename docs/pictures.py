@@ -1,0 +1,129 @@
+"""Draws the README's pictures: the terminal, MLflow and the report of a study that it really runs.
+
+    python docs/pictures.py
+
+It takes a few minutes and needs Chromium (Debian's package `chromium`). The study is the README's,
+search_spaces/digits_noisy.yaml; what is on the terminal in the middle of it is drawn by rich.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+from rich.console import Console
+from rich.text import Text
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from browser import CHROMIUM, Page, browser_page  # noqa: E402
+from conftest import command_line, environment  # noqa: E402
+from mlflow_server import user_interface  # noqa: E402
+from terminal import run_in_terminal, screen_after  # noqa: E402
+
+from esam_tune.tracking.store import EXPERIMENT, connect, local_uri  # noqa: E402
+
+STUDY = "digits_noisy"
+COLUMNS, LINES = 88, 30
+# Of the study's time, when the terminal is looked at.
+MOMENT = 0.7
+COLOURS = 128
+WIDTH = 1200  # pixels of a picture
+
+
+def main() -> None:
+    """Run the study and draw all pictures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "pictures")
+    out: Path = parser.parse_args().out
+    if CHROMIUM is None:
+        sys.exit("chromium is missing: on Debian, apt install chromium")
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        storage = Path(scratch, "runs")
+        frames = run_study(storage)
+        with browser_page(WIDTH, 800) as page:
+            draw_terminal(page, frames, Path(scratch), out / "terminal.png")
+            draw_report(page, storage, out / "report.png")
+            draw_mlflow(page, storage, out / "mlflow.png")
+
+
+def run_study(storage: Path) -> list[tuple[float, str]]:
+    """Run the study in a terminal; what it had written by when, in seconds."""
+    command = command_line("sweep", f"search_spaces/{STUDY}.yaml", "--storage", storage)
+    code, pieces = run_in_terminal(
+        command,
+        columns=COLUMNS,
+        lines=LINES,
+        cwd=ROOT,
+        env=environment(TERM="xterm-256color", COLORTERM="truecolor"),
+    )
+    written, frames = b"", []
+    for seconds, piece in pieces:
+        written += piece
+        frames.append((seconds, written.decode("utf-8", errors="ignore")))
+    if code:
+        sys.exit(f"the study ended with {code}:\n{frames[-1][1]}")
+    return frames
+
+
+def draw_terminal(page: Page, frames: list[tuple[float, str]], scratch: Path, path: Path) -> None:
+    """What the terminal showed at one moment, the command above it."""
+    moment = MOMENT * frames[-1][0]
+    shown = next(text for seconds, text in frames if seconds >= moment)
+    console = Console(record=True, width=COLUMNS, file=(scratch / "terminal.txt").open("w"))
+    console.print(Text(f"$ esam-tune sweep search_spaces/{STUDY}.yaml"))
+    for line in screen_after(shown):
+        console.print(Text.from_ansi(line), no_wrap=True, crop=True)
+    drawing = scratch / "terminal.svg"
+    console.save_svg(str(drawing), title="esam-tune")
+    page.open(drawing.as_uri())
+    page.wait_for("document.documentElement.viewBox?.baseVal.width > 0")
+    box = page.value(
+        "[document.documentElement.viewBox.baseVal.width,"
+        " document.documentElement.viewBox.baseVal.height]"
+    )
+    page.size(WIDTH, round(WIDTH * box[1] / box[0]))
+    save(page, path)
+
+
+def draw_report(page: Page, storage: Path, path: Path) -> None:
+    """The top of the report."""
+    from esam_tune.study.folder import study_folder
+    from esam_tune.study_report import write_report
+
+    report = write_report(study_folder(storage, STUDY))
+    page.size(WIDTH, 1100)
+    page.open(report.as_uri())
+    page.wait_for("document.readyState == 'complete'")
+    save(page, path)
+
+
+def draw_mlflow(page: Page, storage: Path, path: Path) -> None:
+    """The study's own run in MLflow."""
+    client = connect(local_uri(storage.absolute()))
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    (run,) = client.search_runs([experiment], "tags.`esam_tune.kind` = 'study'")
+    with user_interface(storage) as address:
+        page.size(WIDTH, 1100)
+        page.open(f"{address}/#/experiments/{experiment}/runs/{run.info.run_id}")
+        page.wait_for_text("Question.")
+        page.wait_for("[...document.images].every(image => image.complete)")
+        save(page, path)
+
+
+def save(page: Page, path: Path) -> None:
+    """Write the window's picture, in few colours: a README should load at once."""
+    page.screenshot(path)
+    with Image.open(path) as picture:
+        few = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
+    sys.stdout.write(f"{path}: {path.stat().st_size / 1024:.0f} KiB\n")
+
+
+if __name__ == "__main__":
+    main()
