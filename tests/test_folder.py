@@ -84,6 +84,21 @@ def test_a_name_that_could_leave_the_storage_is_refused(tmp_path, name):
     assert repr(name) in caught.value.problem
 
 
+@pytest.mark.parametrize("target", ["other", "../elsewhere", "nowhere"])
+def test_a_link_is_no_studys_folder(tmp_path, target):
+    storage, elsewhere = tmp_path / "runs", tmp_path / "elsewhere"
+    with_study(storage, "other")
+    (elsewhere / "tune").mkdir(parents=True)
+    (elsewhere / "tune" / "kept").touch()
+    (storage / "small").symlink_to(target)
+    with pytest.raises(InputError, match=r"'small' is a link in .*, not a study's own folder"):
+        study_folder(storage, "small")
+    assert (elsewhere / "tune" / "kept").exists()
+    # A storage may be reached through one.
+    (tmp_path / "alias").symlink_to("runs")
+    assert study_folder(tmp_path / "alias", "other").record().trials == {}
+
+
 @pytest.mark.parametrize("name", ["mlflow.db", "mlartifacts", "models"])
 def test_a_name_that_the_storage_uses_itself_is_refused(tmp_path, name):
     with pytest.raises(InputError):
@@ -122,6 +137,13 @@ def test_an_unknown_study_is_answered_with_those_there_are(tmp_path, known, reme
         study_folder(tmp_path, "digit").record()
     assert caught.value.problem == f"no study 'digit' in {str(tmp_path)!r}"
     assert caught.value.remedy == remedy
+
+
+def test_a_journal_that_cannot_be_read_is_not_taken_for_none(tmp_path):
+    folder = study_folder(tmp_path, "small")
+    folder.journal.mkdir(parents=True)
+    with pytest.raises(InputError, match=r"STUDY: cannot read .*journal.jsonl' \(Is a directory\)"):
+        folder.record()
 
 
 def test_each_process_gets_a_new_folder_for_tune(tmp_path):

@@ -43,6 +43,13 @@ CLOSED_PORT = 9
         ("postgresql://user:secret@/database?host=/no/such/folder", "no database server"),
         ("mysql+nosuch://user:secret@localhost/database", "driver"),
         (f"postgresql://user:secret@127.0.0.1:{CLOSED_PORT}/database", "no database server"),
+        ("postgresql://user:secret@127.0.0.1/database?port=abc", "no database server"),
+        ("postgresql://user:secret@127.0.0.1/database?port=99999", "no database server"),
+        ("postgresql://user:secret@a..b/database", "no database server"),
+        ("user:secret@127.0.0.1/database", "must be a postgresql"),
+        ("journal:////", "no folder"),
+        ("journal:////dev/zero", "names no file"),
+        ("sqlite:////tmp", "names no file"),
     ],
 )
 def test_a_storage_that_cannot_be_used_is_refused(url, problem):
@@ -53,6 +60,19 @@ def test_a_storage_that_cannot_be_used_is_refused(url, problem):
     assert error.value.field == "--optuna-storage"
     assert problem in str(error.value)
     assert "sec" not in str(error.value).replace("seconds", "")
+
+
+@pytest.mark.parametrize("name", ["a%20b", "a b"])
+def test_a_journals_url_means_the_same_file_when_checked_and_when_opened(
+    tmp_path, name
+):
+    (tmp_path / "a b").mkdir()
+    url = f"journal:///{tmp_path}/{name}/study%2Elog"
+    check_optuna_storage(url)
+    Proposals(url, study_spec(), study_name="small-a1b2").ask(0, "0000")
+    assert [path.name for path in (tmp_path / "a b").iterdir()] == ["study.log"]
+    with pytest.raises(InputError, match="no folder"):
+        check_optuna_storage(f"journal:///{tmp_path}/a%2520b/study.log")
 
 
 def test_a_server_that_listens_on_a_socket_of_this_machine_is_found_there(tmp_path, monkeypatch):

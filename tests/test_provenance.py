@@ -49,6 +49,31 @@ def test_a_file_that_was_never_committed_is_no_commits(space):
     assert git_commit(untracked).endswith("-dirty")
 
 
+def test_a_repository_that_came_with_the_file_runs_nothing(space, tmp_path):
+    """A monitor, a filter and a transport that it configures, which `git status` would run."""
+    ran = tmp_path / "ran"
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntouch {ran}\ncat\n")
+    program.chmod(0o755)
+    (space.parent / ".gitattributes").write_text("*.yaml filter=own\n")
+    for key in ("core.fsmonitor", "filter.own.clean", "filter.own.smudge", "core.sshCommand"):
+        git(space.parent, "config", key, str(program))
+    space.write_text("name: changed\n")
+    assert git_commit(space).endswith("-dirty")
+    assert not ran.exists()
+    git(space.parent, "status", "--porcelain")
+    assert ran.exists(), "the trap is none"
+
+
+def test_a_files_name_is_no_pattern_and_no_option(space):
+    odd = space.with_name(":(top)*.yaml")
+    odd.write_text("name: x\n")
+    assert git_commit(odd).endswith("-dirty")
+    option = space.with_name("--help.yaml")
+    option.write_text("name: x\n")
+    assert git_commit(option).endswith("-dirty")
+
+
 def test_no_repository_and_no_git_give_no_commit(tmp_path, monkeypatch):
     path = tmp_path / "space.yaml"
     path.write_text("name: x\n")

@@ -1,20 +1,25 @@
 """YAML files: what they may hold, and where a message points."""
 
 import math
+import os
+import stat
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from esam_tune.errors import InputError
-from esam_tune.yaml_file import MAX_BYTES, MAX_DEPTH, read_yaml, write_yaml
+from esam_tune.errors import UNWANTED, InputError
+from esam_tune.yaml_file import MAX_BYTES, MAX_DEPTH, MAX_VALUES, read_yaml, write_yaml
 
 SCALARS = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-(10**18), 10**18),
     st.floats(),
-    st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])),
+    st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])).filter(
+        lambda text: not UNWANTED.search(text)
+    ),
 )
 TREES = st.recursive(
     SCALARS,
@@ -111,6 +116,12 @@ def test_a_scalar_means_what_its_writer_means(tmp_path, text, value):
         ("a: !!timestamp soon\n", "is not readable as YAML"),
         ("a: " + "9" * 5000, "is not readable as YAML"),
         ("a: \x1b\n", "is not readable as YAML"),
+        ('a: "\\e[31m"\n', "the character U+001B is not read"),
+        ('"\\e]0;t\\a": 1\n', "the character U+001B is not read"),
+        ('a: ["\\u202Egnp"]\n', "the character U+202E is not read"),
+        ('a: "\\uD800"\n', "the character U+D800 is not read"),
+        ('a: "\\0"\n', "the character U+0000 is not read"),
+        ("a: [" + "1," * MAX_VALUES + "1]", f"holds more than {MAX_VALUES} values"),
         (b"\xff\xfea", "is not UTF-8 text"),
         ("", "must hold a mapping, found NoneType"),
         ("- a\n", "must hold a mapping, found list"),
@@ -139,6 +150,24 @@ def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
     assert refusal(tmp_path).problem == f"cannot read {str(tmp_path)!r} (Is a directory)"
 
 
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to a device"])
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, kind):
+    path = Path("/dev/zero") if kind == "device" else tmp_path / "space.yaml"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link to a device":
+        path.symlink_to("/dev/zero")
+    assert "is no file but a pipe or a device" in refusal(path).problem
+
+
+def test_links_in_a_circle_and_names_that_are_none_are_refused(tmp_path):
+    path = tmp_path / "loop.yaml"
+    path.symlink_to("loop.yaml")
+    assert "cannot read" in refusal(path).problem
+    assert "cannot read" in refusal(tmp_path / ("n" * 300)).problem
+    assert "is no path" in refusal(tmp_path / "a\0b").problem
+
+
 @given(fragments=st.lists(FRAGMENTS, max_size=12))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_any_text_is_a_mapping_or_an_input_error(tmp_path, fragments):
@@ -165,6 +194,31 @@ def test_text_that_looks_like_another_type_stays_text(tmp_path, text):
     path = tmp_path / "file.yaml"
     write_yaml(path, {"trial_id": text, text: 1}, "comment")
     assert read_yaml(path, "SETTINGS") == {"trial_id": text, text: 1}
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_who_may_read_what_is_written_is_the_umasks_say(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_yaml(tmp_path / "file.yaml", {"a": 1}, "comment")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file.yaml").stat().st_mode) == mode
+
+
+def test_a_comment_stays_one(tmp_path):
+    """A label of several lines would otherwise write fields of its own."""
+    path = tmp_path / "file.yaml"
+    write_yaml(path, {"seed": 1}, "label\nseed: 5\n")
+    assert read_yaml(path, "SETTINGS") == {"seed": 1}
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_left_alone(tmp_path):
+    other, path = tmp_path / "other", tmp_path / "file.yaml"
+    other.write_text("kept")
+    path.symlink_to(other)
+    write_yaml(path, {"a": 1}, "comment")
+    assert (other.read_text(), path.is_symlink()) == ("kept", False)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):

@@ -23,6 +23,8 @@ from esam_tune.tracking.cursor import Cursor
 _log = logging.getLogger(__name__)
 
 _RESERVED = ("models", "scaling", "mlartifacts", "mlflow.db")
+# Two databases alone take 1.3 before there is any trial.
+_LEAST_FREE_MIB = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +226,13 @@ def check_storage(storage: Path) -> None:
                 made.append(folder)
         with tempfile.TemporaryFile(dir=storage):
             pass
+        free = shutil.disk_usage(storage).free >> 20
+        if free < _LEAST_FREE_MIB:
+            raise InputError(
+                "--storage",
+                f"must have {_LEAST_FREE_MIB} MiB free, and {str(storage)!r} has {free}",
+                "make room, or choose another folder",
+            )
     except OSError as error:
         raise InputError(
             "--storage",
