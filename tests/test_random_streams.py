@@ -55,6 +55,7 @@ def test_a_seed_begins_all_streams_anew(seed):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpus_stream_is_kept_with_the_others():
     device = torch.device("cuda", torch.cuda.current_device())
     seed_streams(3)

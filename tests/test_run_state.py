@@ -98,7 +98,7 @@ def means_the_same(before, after):
         return False
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(pristine, data):
     damage = data.draw(st.sampled_from([flipped, truncated, zeroed, foreign, lengthened]))
@@ -205,7 +205,7 @@ def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path, mon
     folder = checkpoint(tmp_path, 3, workers=1)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
     def half(state, file):
