@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
 
 CONFIDENCE = 0.95
 
@@ -36,8 +35,11 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
     error = standard_error(values)
     if error is None:
         return None
+    # Here, and not from scipy.stats: that takes a second to import, and every verb would wait.
+    from scipy.special import stdtrit
+
     mean = float(np.mean(values))
-    half = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+    half = error * float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2))
     return mean - half, mean + half
 
 
