@@ -2,13 +2,15 @@
 
     python docs/pictures.py
 
-It takes a few minutes and needs Chromium (Debian's package `chromium`). The study is the README's,
-search_spaces/digits_noisy.yaml; what is on the terminal in the middle of it is drawn by rich.
+It takes a few minutes and needs Chromium (Debian's package `chromium`). The study is that of
+docs/tutorial.md. What its terminal showed on the way is recorded, and drawn by rich. With --storage
+the study is kept there, and one that was recorded there before is drawn again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -27,7 +29,9 @@ from terminal import run_in_terminal, screen_after  # noqa: E402
 
 from esam_tune.tracking.store import EXPERIMENT, connect, local_uri  # noqa: E402
 
-STUDY = "digits_noisy"
+STUDY = "tutorial"
+OPTIONS = f"--name {STUDY} --trials 8 --epochs 15 --max-concurrent 1"
+SWEEP = f"sweep search_spaces/digits_noisy.yaml {OPTIONS}"
 COLUMNS, LINES = 88, 30
 # Of the study's time, when the terminal is looked at.
 MOMENT = 0.7
@@ -39,13 +43,19 @@ def main() -> None:
     """Run the study and draw all pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "pictures")
-    out: Path = parser.parse_args().out
+    parser.add_argument("--storage", type=Path, metavar="DIR")
+    options = parser.parse_args()
+    out: Path = options.out
     if CHROMIUM is None:
         sys.exit("chromium is missing: on Debian, apt install chromium")
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        storage = Path(scratch, "runs")
-        frames = run_study(storage)
+        storage = (options.storage or Path(scratch, "runs")).absolute()
+        recording = storage / "recording.json"
+        if not recording.exists():
+            frames = run_study(storage)
+            recording.write_text(json.dumps(frames), encoding="utf-8")
+        frames = json.loads(recording.read_text(encoding="utf-8"))
         with browser_page(WIDTH, 800) as page:
             draw_terminal(page, frames, Path(scratch), out / "terminal.png")
             draw_report(page, storage, out / "report.png")
@@ -54,7 +64,7 @@ def main() -> None:
 
 def run_study(storage: Path) -> list[tuple[float, str]]:
     """Run the study in a terminal; what it had written by when, in seconds."""
-    command = command_line("sweep", f"search_spaces/{STUDY}.yaml", "--storage", storage)
+    command = command_line(*SWEEP.split(), "--storage", storage)
     code, pieces = run_in_terminal(
         command,
         columns=COLUMNS,
@@ -76,7 +86,7 @@ def draw_terminal(page: Page, frames: list[tuple[float, str]], scratch: Path, pa
     moment = MOMENT * frames[-1][0]
     shown = next(text for seconds, text in frames if seconds >= moment)
     console = Console(record=True, width=COLUMNS, file=(scratch / "terminal.txt").open("w"))
-    console.print(Text(f"$ esam-tune sweep search_spaces/{STUDY}.yaml"))
+    console.print(Text(f"$ esam-tune {SWEEP}"))
     for line in screen_after(shown):
         console.print(Text.from_ansi(line), no_wrap=True, crop=True)
     drawing = scratch / "terminal.svg"
@@ -105,7 +115,7 @@ def draw_report(page: Page, storage: Path, path: Path) -> None:
 
 def draw_mlflow(page: Page, storage: Path, path: Path) -> None:
     """The study's own run in MLflow."""
-    client = connect(local_uri(storage.absolute()))
+    client = connect(local_uri(storage))
     experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
     (run,) = client.search_runs([experiment], "tags.`esam_tune.kind` = 'study'")
     with user_interface(storage) as address:
@@ -113,6 +123,8 @@ def draw_mlflow(page: Page, storage: Path, path: Path) -> None:
         page.open(f"{address}/#/experiments/{experiment}/runs/{run.info.run_id}")
         page.wait_for_text("Question.")
         page.wait_for("[...document.images].every(image => image.complete)")
+        page.click("document.querySelector('[aria-label=Close]')")
+        page.click("[...document.querySelectorAll('button')].find(b => b.innerText == 'Show more')")
         save(page, path)
 
 

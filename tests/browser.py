@@ -17,6 +17,13 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 _START_SECONDS = 60.0
 
 
+def screenshots():
+    """The folder that keeps what tests saw, to be looked at."""
+    folder = Path(__file__).parents[1] / "build" / "screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 class Page:
     """A tab.
 
