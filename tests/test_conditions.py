@@ -15,7 +15,7 @@ from esam_tune.errors import InputError
 from esam_tune.study import samplers
 from esam_tune.study.conditions import Condition, in_order
 from esam_tune.study.feasibility import PredictedCost
-from esam_tune.study.grid import float_ranges, grid_points, grid_size
+from esam_tune.study.grid import grid_points, grid_size
 from esam_tune.study.proposals import Proposals
 from esam_tune.study.search_checks import check_budget
 from esam_tune.study.space import parse_space
@@ -113,9 +113,10 @@ def test_any_conditional_space_is_refused_or_holds_what_it_proposes(document, se
         assert not all(held.get(p) in values for p, values in condition.when.items())
         expected = usual[key] if condition.default is None else condition.default
         assert held[key] == expected
-    if not float_ranges(spec) and grid_size(spec) < 3000:
+    size = grid_size(spec)
+    if size is not None and size < 3000:
         points = [spec.completed(point) for point in grid_points(spec)]
-        assert len(points) == grid_size(spec) == len({frozenset(p.items()) for p in points})
+        assert len(points) == size == len({frozenset(p.items()) for p in points})
         assert params in points
 
 
@@ -136,7 +137,8 @@ def test_conditions_are_looked_at_with_the_values_that_trials_have():
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_proposes_what_a_trial_has(tmp_path, sampler):
     spec = study_spec(search=LEVELS if sampler == "grid" else FORMS, sampler=sampler, trials=12)
-    proposals = Proposals(tmp_path / "optuna.db", spec)
+    price = PredictedCost(spec, 1)
+    proposals = Proposals(tmp_path / "optuna.db", spec, price=price)
     proposed = [proposals.ask(index, f"{index:04d}")[1] for index in range(9)]
     assert len({frozenset(params.items()) for params in proposed}) == 9
     assert any(params.get("adaptive") for params in proposed)
@@ -149,8 +151,9 @@ def test_every_sampler_proposes_what_a_trial_has(tmp_path, sampler):
         assert ("momentum" in params) == (params["every"] in (2, 3))
         assert coordinates(spec, params) is not None
     # Each is found again, and known to the next process as what it was.
-    again = Proposals(tmp_path / "optuna.db", spec)._tried()
-    assert again == proposed
+    again = Proposals(tmp_path / "optuna.db", spec, price=price)
+    again._note_tried()
+    assert again._worthwhile.tried == proposed
 
 
 @pytest.mark.parametrize(
@@ -205,6 +208,21 @@ def test_a_grid_counts_what_conditions_leave():
     assert grid_size(spec) == (1 + 6 + 2 * 2) * 3 + 1
     with pytest.raises(InputError, match="at most 34, the settings of the space"):
         check_budget(study_spec(search=LEVELS, sampler="grid", trials=35), lambda _: True)
+
+
+def test_a_space_whose_conditions_tell_too_much_apart_is_not_counted():
+    values = list(range(1, 101))
+    search = {
+        "optimizer": "esam",
+        "every": {"low": 1, "high": 1_000_000},
+        "batch_size": {"low": 1, "high": 1_000},
+        "rho": {"choices": [0.1, 0.2], "when": {"every": values, "batch_size": values}},
+    }
+    spec = study_spec(search=search, sampler="grid", trials=1_000)
+    assert grid_size(spec) is None
+    check_budget(spec, lambda _: True)
+    search["rho"]["when"] = {"every": 5}
+    assert grid_size(study_spec(search=search)) == (999_999 + 2) * 1_000
 
 
 def test_the_cost_s_ends_are_those_of_settings_that_conditions_allow():

@@ -264,6 +264,43 @@ def test_a_range_of_batch_sizes_is_counted_once(monkeypatch):
     assert set(counted) == {64}
 
 
+def test_many_choices_are_compared_by_those_at_the_ends(monkeypatch):
+    """Each of some thousand values of each parameter would take days."""
+    shares = [step / 1_000 for step in range(1, 1_001)]
+    search = {
+        "optimizer": "esam",
+        "beta": {"choices": shares},
+        "gamma": {"choices": shares},
+        "every": {"choices": list(range(1, 1_001))},
+        "batch_size": {"choices": list(range(32, 64))},
+    }
+    counted = []
+    real = feasibility._measured
+    monkeypatch.setattr(
+        feasibility, "_measured", lambda task, rows: counted.append(rows) or real(task, rows)
+    )
+    spec = study_spec(search=search)
+    predicted = PredictedCost(spec, 1)
+    (least, cheap), (most, dear) = predicted.cheapest_and_dearest()
+    assert set(counted) == {64}
+    assert "beta=0.001 gamma=0.001" in cheap
+    assert "beta=1.0" in dear
+    # With gamma = 1 nothing is selected, which is cheaper than to leave one row out.
+    assert "gamma=0.999" in dear or "gamma=1.0" in dear
+    assert least <= min(predicted.drawn(200)) <= max(predicted.drawn(200)) <= most
+
+
+def test_conditions_that_tell_too_many_costs_apart_are_refused():
+    search = {
+        "optimizer": "esam",
+        "every": {"low": 1, "high": 100_000},
+        "batch_size": {"choices": list(range(1, 60))},
+        "gamma": {"low": 0.1, "high": 1.0, "when": {"every": list(range(1, 2_000, 3))}},
+    }
+    with pytest.raises(InputError, match="tell too many costs apart"):
+        PredictedCost(study_spec(search=search, constraints=LEAST), 1).check()
+
+
 def test_the_rows_of_a_worker_set_how_many_are_selected():
     """Of 4 rows a quarter is one row, of 2 it is still one."""
     spec = study_spec(training={"epochs": 1, "batch_size": 4, "lr": 0.1})

@@ -70,6 +70,13 @@ def test_time_adds_up_steps_costs_and_evaluation(tmp_path, steps_of_a_second):
     assert estimate.low == estimate.hours
 
 
+def test_a_million_trials_take_no_list_of_a_million(tmp_path, steps_of_a_second):
+    few = planned(tmp_path, trials=10, seeds=1, max_concurrent=1)
+    many = planned(tmp_path, trials=1_000_000, seeds=1_000_000, max_concurrent=1)
+    hours = [dry_run(plan, WorkerShape(), None).estimate.hours for plan in (few, many)]
+    assert hours[1] / hours[0] == pytest.approx(1e12 / 11, rel=0.2)
+
+
 @pytest.mark.parametrize(("concurrent", "at_once"), [(2, 2), (6, 3)])
 def test_no_more_trials_share_the_time_than_there_are(tmp_path, monkeypatch, concurrent, at_once):
     """Six would fit; two of the search and SGD want to run, none shorter than its own time."""
