@@ -29,7 +29,7 @@ from accuracy import (
 )
 from torch import Tensor, nn
 
-from esam_tune import training
+from esam_tune import optimization, training
 from esam_tune.config import complete_params
 from esam_tune.optim import ESAM, MaskCycle
 from esam_tune.optim.batchnorm import running_statistics_held
@@ -242,7 +242,7 @@ def train_idea(
     built: list[ESAM] = []
 
     def build(_: object, settings: Any, model: nn.Module, mask_seed: int, *__: Any) -> ESAM:
-        base = training.build_base(settings, model)
+        base = optimization.build_base(settings, model)
         own = idea.own if idea.build is late_stages else {**idea.own, "seed": mask_seed}
         built.append(idea.build(base, model=model, rho=params["rho"], **own))
         return built[-1]

@@ -27,7 +27,7 @@ _ROOM_VARIABLE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 _ROOM_SECONDS, _ELASTIC_ROOM_SECONDS = "300", "30"
 
 
-class _NoVainRetries(UserCallback):
+class _NoVainRetries(UserCallback):  # type: ignore[misc]
     """Ends a group over a failure that another attempt would repeat; Ray would try them all."""
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
