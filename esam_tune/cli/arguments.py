@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from esam_tune.domains import COUNT, SEED, Domain
-from esam_tune.errors import InputError, choose_from, one_line
+from esam_tune.errors import UNWANTED, InputError, choose_from, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,13 +79,22 @@ def bound(text: str) -> tuple[str, float]:
     return metric, value
 
 
+def shown_path(text: str) -> Path:
+    """Parse a path that is printed, and goes into addresses: text that a terminal can show."""
+    if UNWANTED.search(text):
+        raise argparse.ArgumentTypeError(
+            f"must be UTF-8 text without control characters, got {text!r}"
+        )
+    return Path(text)
+
+
 def export_file(text: str) -> Path:
     """Parse the path of a settings file to write.
 
     It may lie wherever the user may write, and nothing but a YAML file can be written over: not a
     study's journal, a database, or a shell's start-up file.
     """
-    path = Path(text)
+    path = shown_path(text)
     if path.suffix not in (".yaml", ".yml"):
         raise argparse.ArgumentTypeError(f"must end in .yaml or .yml, got {text!r}")
     return path
@@ -93,7 +102,7 @@ def export_file(text: str) -> Path:
 
 def storage(text: str) -> Path:
     """Parse a storage folder, which must outlive a job that runs in a copy of its upload."""
-    folder = Path(text)
+    folder = shown_path(text)
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not folder.is_absolute():
         raise argparse.ArgumentTypeError(
             f"must be absolute in a Ray job, whose working directory is removed after it, "

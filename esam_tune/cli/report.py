@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from esam_tune.cli.arguments import DONE, add_verb
+from esam_tune.cli.arguments import DONE, add_verb, shown_path
 
 
 def add_parser(verbs: Any) -> None:
@@ -17,7 +16,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("study", metavar="STUDY", help="name of the study")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=shown_path,
         metavar="DIR",
         help="folder that receives report.html (default: the study's own)",
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from esam_tune.cli.arguments import (
@@ -18,6 +17,7 @@ from esam_tune.cli.arguments import (
     output_console,
     print_json,
     seed,
+    shown_path,
 )
 from esam_tune.cli.worker_options import (
     add_checkpoints,
@@ -30,7 +30,7 @@ from esam_tune.cli.worker_options import (
 def add_parser(verbs: Any) -> None:
     """Add the verb and its options."""
     parser = add_verb(verbs, "sweep", run, "run the study that a search space file describes")
-    parser.add_argument("space", type=Path, metavar="SPACE", help="search space file (YAML)")
+    parser.add_argument("space", type=shown_path, metavar="SPACE", help="search space file (YAML)")
     parser.add_argument("--name", help="of the study (default: the file's)")
     parser.add_argument("--trials", type=count, metavar="N", help="budget, baselines not counted")
     parser.add_argument("--epochs", type=count, metavar="N", help="of every trial")

@@ -24,7 +24,7 @@ from esam_tune import cli
 from esam_tune.errors import UNWANTED
 
 # Beyond it an answer counts as none: a pipe that nobody writes to would be waited for without end.
-LIMIT_SECONDS = 60
+LIMIT_SECONDS = 120
 LONGEST_MESSAGE = 4_500
 STARTED = "started"
 
