@@ -139,6 +139,11 @@ def _space_file() -> Iterable[str]:
         ("parameter", "value", "read by, with its default"),
         [(f"`{key}`", str(domain), _readers(key)) for key, domain in PARAMETERS.items()],
     )
+    yield "Optimizers, with what each reads beside the parameters that all read:"
+    yield _table(
+        ("optimizer", "in tables", "reads"),
+        [(f"`{name}`", kind.label, _code(kind.defaults)) for name, kind in OPTIMIZERS.items()],
+    )
     yield "`baselines` is a list: each entry fixes such parameters, and may have a `label`."
     yield "### `objectives` and `constraints`"
     yield "`objectives` names at least one metric to raise and one to lower:"
