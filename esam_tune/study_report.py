@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def write_report(folder: StudyFolder, out: Path | None = None) -> Path:
         scratch.write_text(page, encoding="utf-8")
         scratch.replace(path)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
         raise InputError(
             "--out",
             f"cannot write {str(path)!r} ({error.strerror})",
