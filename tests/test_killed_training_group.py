@@ -40,22 +40,22 @@ def test_a_training_whose_driver_was_killed_goes_on_bit_for_bit(
     mark = uuid.uuid4().hex
     try:
         with training(*common, "--name", "cut", **{MARK: mark}) as process:
-            wait_for_epoch(process, 5)
+            wait_for_epoch(process, 3)
             os.kill(process.pid, signal.SIGKILL)
             assert process.wait(60) == -signal.SIGKILL
     finally:
         # A driver that is killed cannot end the Ray that it started.
         stop_processes_of_the_host(mark)
     before = [event["event"] for event in events(storage, "cut")]
-    assert before.count("epoch") < 12
+    assert before.count("epoch") < 8
     assert "checkpoint" in before
     again = train(*common, "--name", "cut", "--resume", "--json")
     assert again.returncode == 0, again.stderr
     first, second = json.loads(whole.stdout), json.loads(again.stdout)
     assert second["weights_digest"] == first["weights_digest"]
     assert untimed(second["history"]) == untimed(first["history"])
-    assert [metrics["epoch"] for metrics in second["history"]] == list(range(1, 13))
+    assert [metrics["epoch"] for metrics in second["history"]] == list(range(1, 9))
     # It went on from a checkpoint: what was trained again is not the whole of it.
-    assert f"epoch {before.count('epoch') + 1}/12" in again.stderr
-    assert "epoch 1/12" not in again.stderr
+    assert f"epoch {before.count('epoch') + 1}/8" in again.stderr
+    assert "epoch 1/8" not in again.stderr
     assert not (storage / "models" / "cut" / "checkpoints").exists()

@@ -19,8 +19,10 @@ TIMED = ("step_time_ratio", "epoch_seconds", "images_per_second")
 
 _PROGRAM = """
 import sys
+from esam_tune import step_timer
 from esam_tune.cli import main
 from esam_tune.final_training import execution
+step_timer._PAIRS = 2
 execution._SECONDS_HERE = execution._SECONDS_ON_CLUSTER = 0.0
 sys.exit(main(sys.argv[1:]))
 """
@@ -54,7 +56,7 @@ def write_settings(path: Path, **changes: Any) -> Path:
     """A settings file whose training draws on every random stream there is."""
     document: dict[str, Any] = {
         "task": {"dataset": "digits", "model": "small_cnn", "label_noise": 0.4, "augment": "crop"},
-        "training": {"epochs": 12, "batch_size": 128, "lr": 0.05},
+        "training": {"epochs": 8, "batch_size": 128, "lr": 0.05},
         "params": {"optimizer": "esam", "beta": 0.5, "gamma": 0.5, "rho": 0.1},
         "seed": 3,
     }
