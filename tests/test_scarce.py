@@ -35,11 +35,11 @@ def test_where_one_setting_of_an_endless_space_is_admitted_it_runs_and_the_searc
     spec = study_spec(search=ONE_POINT, sampler=sampler, constraints={"step_flops_ratio": "<= 1"})
     predicted = PredictedCost(spec, 1)
     path = tmp_path / "optuna.db"
-    proposals = Proposals(path, spec, predicted.admits)
+    proposals = Proposals(path, spec, predicted.admits, price=predicted)
     assert proposals.ask(0, "0000")[1] == {"optimizer": "sgd"}
     assert proposals.ask(1, "0001") is None
     # As would another process, which was started to go on.
-    assert Proposals(path, spec, predicted.admits).ask(1, "0001") is None
+    assert Proposals(path, spec, predicted.admits, price=predicted).ask(1, "0001") is None
     assert turned_down(spec, path) <= 2 * 64 + 1
 
 

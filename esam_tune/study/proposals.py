@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esam_tune.domains import Value
-from esam_tune.study.grid import admitted_points
 from esam_tune.study.known_cost import KnownCost
 from esam_tune.study.optuna_storage import open_optuna_storage
 from esam_tune.study.record import StudyRecord
@@ -22,10 +21,11 @@ from esam_tune.study.samplers import (
     propose_point,
 )
 from esam_tune.study.scarce import admitted_near, is_scarce
-from esam_tune.study.spec import Range, StudySpec, coordinates
+from esam_tune.study.spec import StudySpec, coordinates
 from esam_tune.study.study_rungs import STATIC
 from esam_tune.study.trial_record import TrialRecord
 from esam_tune.study.warm_start import WarmStart, WarmTrial
+from esam_tune.study.worthwhile import Worthwhile
 
 if TYPE_CHECKING:
     import optuna
@@ -43,8 +43,6 @@ _WARM = "esam_tune.warm_start"
 _ATTEMPTS = 64
 # The same where there are so few that a sampler hardly comes across them.
 _ATTEMPTS_OF_FEW = 8
-# Shares of a range that are closer than this are one setting.
-_SAME = 1e-3
 
 
 class Proposals:
@@ -80,12 +78,11 @@ class Proposals:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._spec = spec
         self._admits = admits
-        self._points = admitted_points(spec, admits)
-        self._scarce = self._points is None and is_scarce(spec, admits)
+        self._worthwhile = Worthwhile(spec, admits)
+        self._scarce = self._worthwhile.left() is None and is_scarce(spec, admits)
         # Settings of studies of another task, to be tried first.
         self._first = [trial.params for start in warm if start.differs for trial in start.trials]
-        # Settings that became trials, of the first so many of the storage's trials.
-        self._settings: list[dict[str, Value]] = []
+        # So many of the storage's trials are known to have been tried, or not to have been.
         self._seen = 0
         # Where the storage holds each trial of the journal.
         self._numbers: dict[str, int] = {}
@@ -163,22 +160,22 @@ class Proposals:
             every setting of the space that may keep the constraints, as far as one is found, has
             been tried.
         """
-        tried = self._tried()
-        left = self._left(tried)
+        self._note_tried()
+        left = self._worthwhile.left()
         if left is not None and not left:
             _log.warning("every setting of the space that may keep the constraints has been tried")
             return None
-        proposed = self._proposed_first(index, tried) or self._proposed_by_cost(index, tried)
+        proposed = self._proposed_first(index) or self._proposed_by_cost(index)
         attempts = _ATTEMPTS_OF_FEW if self._scarce or left is not None else _ATTEMPTS
         for attempt in range(attempts if proposed is None else 0):
             trial, params = propose(self._study, self._spec, index, attempt)
-            refusal = self._refusal(params, tried)
+            refusal = self._worthwhile.refusal(params)
             if refusal is None:
                 proposed = trial, params
                 break
             self._turn_down(trial.number, refusal)
         if proposed is None:
-            left = self._looked_for(index, tried) if left is None else left
+            left = self._looked_for(index) if left is None else left
             if not left:
                 _log.warning("no setting is found that may keep the constraints and is not tried")
                 return None
@@ -190,29 +187,25 @@ class Proposals:
             self._known_cost.start(trial_id, params)
         return trial.number, params
 
-    def _proposed_first(
-        self, index: int, tried: list[dict[str, Value]]
-    ) -> tuple[optuna.Trial, dict[str, Value]] | None:
+    def _proposed_first(self, index: int) -> tuple[optuna.Trial, dict[str, Value]] | None:
         """The setting of another task's study that is to be tried now, if any and worth a trial."""
-        if index >= len(self._first) or self._refusal(self._first[index], tried) is not None:
+        if index >= len(self._first) or self._worthwhile.refusal(self._first[index]) is not None:
             return None
         point = coordinates(self._spec, self._first[index])
         assert point is not None, "settings outside of the space are left out of a warm start"
         return propose_point(self._study, self._spec, index, [point])
 
-    def _proposed_by_cost(
-        self, index: int, tried: list[dict[str, Value]]
-    ) -> tuple[optuna.Trial, dict[str, Value]] | None:
+    def _proposed_by_cost(self, index: int) -> tuple[optuna.Trial, dict[str, Value]] | None:
         """The setting of sampler ``known_cost``, if that is the study's and finds one."""
         if self._known_cost is None:
             return None
-        worth = self._known_cost.point(index, lambda p: self._refusal(p, tried) is None)
+        worth = self._known_cost.point(index, lambda p: self._worthwhile.refusal(p) is None)
         return propose_point(self._study, self._spec, index, [worth]) if worth else None
 
-    def _looked_for(self, index: int, tried: list[dict[str, Value]]) -> list[dict[str, Value]]:
+    def _looked_for(self, index: int) -> list[dict[str, Value]]:
         """Points worth a trial where the sampler finds none."""
         points = admitted_near(self._spec, self._admits, [self._spec.seed, index])
-        return [p for p in points if self._refusal(self._spec.completed(p), tried) is None]
+        return [p for p in points if self._worthwhile.refusal(self._spec.completed(p)) is None]
 
     def _learn(self, warm: Sequence[WarmStart]) -> None:
         """Give the sampler the results of earlier studies that it has not been given yet.
@@ -231,28 +224,12 @@ class Proposals:
                 if self._known_cost is not None:
                     self._known_cost.learn_warm(source, trial)
 
-    def _refusal(self, params: Mapping[str, Value], tried: list[dict[str, Value]]) -> str | None:
-        """Why a setting is not worth a trial, or None."""
-        if not self._admits(params):
-            return "its predicted cost breaks a constraint"
-        if any(_same(self._spec, params, other) for other in tried):
-            return "tried already"
-        return None
-
-    def _tried(self) -> list[dict[str, Value]]:
-        """Settings of the space that have been or are being tried."""
+    def _note_tried(self) -> None:
+        """Take note of the settings in the storage that have been or are being tried."""
         for stored in self._study.get_trials(deepcopy=False)[self._seen :]:
             if not stored.user_attrs.keys() & {_TURNED_DOWN, _WARM}:
-                self._settings.append(self._spec.completed(stored.params))
+                self._worthwhile.add(stored.params)
             self._seen += 1
-        return self._settings
-
-    def _left(self, tried: list[dict[str, Value]]) -> list[dict[str, Value]] | None:
-        """Points of a space of few that are worth a trial; None for a space of many."""
-        if self._points is None:
-            return None
-        known = {frozenset(params.items()) for params in tried}
-        return [p for p in self._points if frozenset(self._spec.completed(p).items()) not in known]
 
     def _turn_down(self, number: int, reason: str) -> None:
         import optuna
@@ -362,22 +339,3 @@ class Proposals:
         stored = self._study.get_trials(deepcopy=False, states=complete)
         excesses: list[float] = [trial.constraints.get(metric, 0.0) for trial in stored]
         return max([0.0, *excesses])
-
-
-def _same(spec: StudySpec, first: Mapping[str, Value], second: Mapping[str, Value]) -> bool:
-    """Whether two complete settings are one but for rounding."""
-    if first.keys() != second.keys():
-        return False
-    for key, value in first.items():
-        dimension = spec.dimensions.get(key)
-        if value == second[key]:
-            continue
-        if not isinstance(dimension, Range) or dimension.integer:
-            return False
-        # Where a parameter is not searched, its value may lie outside its range.
-        if not dimension.contains(value) or not dimension.contains(second[key]):
-            return False
-        shares = [dimension.share(float(v)) for v in (value, second[key])]
-        if abs(shares[0] - shares[1]) >= _SAME:
-            return False
-    return True
