@@ -227,3 +227,86 @@ def test_the_others_are_not_disturbed_and_the_study_goes_on(study: Study) -> Non
     assert [trial.state for trial in study.trials.values()].count("complete") == 4
     ends = [event["trial_id"] for event in study.events if event["event"] == "trial_end"]
     assert len(ends) == len(set(ends)) == 7
+
+
+def hanging_group(asleep: str) -> Callable[[Mapping[str, Any]], None]:
+    """Tune's trainable, in which the first trial's last worker hangs in the second epoch.
+
+    Args:
+        asleep: file that is there when it does.
+    """
+
+    def trainable(request: Mapping[str, Any]) -> None:
+        from esam_tune import worker_group
+
+        def member(request: Mapping[str, Any]) -> None:
+            import time
+            from pathlib import Path
+
+            # In a worker's own process, where nothing of this is replaced yet.
+            from esam_tune import worker_group
+
+            plain = worker_group.run_worker
+
+            def run_worker(run: Any, emit: Any, own: Any, *, rank: int, **place: Any) -> None:
+                def meet(metrics: dict[str, Any], folder: str | None) -> None:
+                    last = rank == run.workers - 1
+                    if run.run_id == "0000" and last and metrics["epoch"] == 2:
+                        Path(asleep).touch()
+                        time.sleep(3600)
+                    emit(metrics, folder)
+
+                plain(run, meet, own, rank=rank, **place)
+
+            worker_group.run_worker = run_worker
+            worker_group.train_group_member(request)
+
+        worker_group.train_group_member = member
+        worker_group.run_in_group(request)
+
+    return trainable
+
+
+@pytest.mark.long
+def test_a_group_whose_worker_hangs_gives_its_workers_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = cluster.local_cores()
+    if workers < 2:
+        pytest.skip("needs two cores")
+    spec = study_spec(
+        trials=1,
+        training={"epochs": 2, "batch_size": workers * 64, "lr": 0.05},
+        search={"optimizer": "sgd", "lr": {"low": 0.01, "high": 0.1}},
+        baselines=[{"label": "hangs", "optimizer": "sgd"}],
+    )
+    path, asleep = tmp_path / "small" / "journal.jsonl", tmp_path / "asleep"
+    WrittenStudy(path, spec).writer.close()
+    writer, record = Journal(path), StudyRecord.from_journal(path)
+    # All cores: the second trial starts only when the first one's are free again.
+    storage = str(tmp_path / "tune" / "groups")
+    request = RunRequest(
+        settings={}, run_id="", storage=storage, workers=workers, max_epoch_seconds=30.0
+    )
+    agenda = SearchAgenda(record, Proposals(tmp_path / "optuna.db", spec))
+    seconds = [0.0]
+    monkeypatch.setattr(runner, "run_in_group", hanging_group(str(asleep)))
+    watch = functools.partial(HangWatch, clock=lambda: seconds[0])
+    monkeypatch.setattr(runner, "HangWatch", watch)
+
+    def on_step() -> None:
+        if asleep.exists() and record.runs["0000"].state == "running":
+            seconds[0] += 9.0
+
+    with cluster.connected(None, distributed=True):
+        run_trials(
+            StudyRun(record, writer, agenda, request),
+            tmp_path / "tune" / "000",
+            max_concurrent=1,
+            on_step=on_step,
+        )
+    writer.close()
+    hung, whole = record.trials.values()
+    assert (hung.state, hung.reason) == ("failed", "hung: no epoch ended within 30 s")
+    assert hung.epochs == 1
+    assert (whole.state, whole.epochs) == ("complete", 2)
