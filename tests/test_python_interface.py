@@ -123,7 +123,9 @@ def test_every_public_name_is_there_and_explained(name):
 def test_help_tells_a_function_s_arguments():
     assert et.sweep.__name__ == "sweep"
     text = inspect.getdoc(et.sweep)
-    assert "Returns:" in text
+    positions = [text.index(part) for part in ("Args:", "Returns:", "Raises:")]
+    assert positions == sorted(positions)
+    assert [text.count(part) for part in ("Args:", "Returns:", "Raises:")] == [1, 1, 1]
     assert "max_concurrent: trials at a time" in text
     assert str(inspect.signature(et.sweep)).endswith("-> 'Study'")
     assert inspect.signature(et.dry_run).return_annotation == "DryRun"

@@ -43,11 +43,17 @@ def taking(request: Callable[P, R]) -> Callable[[Callable[[R], T]], Callable[P, 
 
         returned = inspect.signature(act).return_annotation
         call.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]
-        arguments = inspect.cleandoc(request.__doc__ or "").partition("Args:")[2]
-        call.__doc__ = f"{inspect.cleandoc(act.__doc__ or '')}\n\nArgs:{arguments}"
+        call.__doc__ = _explained(act, request)
         return call
 
     return decorate
+
+
+def _explained(act: Callable[..., object], request: Callable[..., object]) -> str:
+    """The docstring of one function with the arguments of another's."""
+    said, _, ends = inspect.cleandoc(act.__doc__ or "").partition("\n\nReturns:")
+    arguments = inspect.cleandoc(request.__doc__ or "").partition("Args:")[2]
+    return f"{said}\n\nArgs:{arguments.partition('Raises:')[0].rstrip()}\n\nReturns:{ends}"
 
 
 @contextmanager
