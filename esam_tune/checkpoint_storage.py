@@ -196,6 +196,24 @@ def fetched(where: str, path: str) -> Iterator[str]:
         yield folder
 
 
+@contextmanager
+def staging(where: str) -> Iterator[str]:
+    """A new folder in which a checkpoint is put together, for the time of the block.
+
+    It lies beside the checkpoints where these are on a file system: what a death in the middle
+    leaves there goes with them in the end, and a small ``/tmp`` is no limit. An object store's are
+    put together in the system's place for temporary files.
+
+    Args:
+        where: the checkpoints go; made where missing, or empty for nowhere in particular.
+    """
+    beside = where if where and not is_remote(where) else None
+    if beside is not None:
+        Path(beside).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="esam-tune-", dir=beside) as folder:
+        yield folder
+
+
 def write_token(where: str) -> tuple[str, str]:
     """Write a small new file below a place.
 

@@ -5,12 +5,12 @@ reports: Tune, a caller in this process, or a worker group (:mod:`esam_tune.work
 """
 
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
+from esam_tune.checkpoint_storage import staging
 from esam_tune.config import trial_settings
 from esam_tune.failures import failure_of
 from esam_tune.resumption import Resumption, candidates, resume
@@ -116,7 +116,9 @@ def run_here(run: RunRequest, receive: Callable[[dict[str, Any], str | None], No
     Raises:
         DivergedError: when the loss is no longer finite.
     """
-    run_worker(run, receive, None, rank=0, device=worker_device(run.gpus_per_worker))
+    # The receiver copies what it keeps: a disk that is full there must not end the training here.
+    here = replace(run, storage="")
+    run_worker(here, receive, None, rank=0, device=worker_device(run.gpus_per_worker))
 
 
 def worker_device(gpus_per_worker: float, *, grouped: bool = False) -> Any:
@@ -180,7 +182,7 @@ def run_worker(
         if not worker.sum(torch.tensor(float(wanted and rank == 0), device=device)):
             emit(told, None)
             return
-        with tempfile.TemporaryDirectory(prefix="esam-tune-") as folder:
+        with staging(run.storage) as folder:
             save_state(folder, rank, run.workers, state(), run=identity)
             emit(told, folder)
         last_saved = time.monotonic()

@@ -56,6 +56,20 @@ def untimed(reports):
     return [{k: v for k, v in metrics.items() if k not in TIMED} for metrics, _ in reports]
 
 
+def test_a_checkpoint_is_put_together_beside_those_it_joins(tmp_path):
+    seen = []
+
+    def emit(metrics, folder):
+        seen.append(folder and Path(folder))
+
+    run = request_for(storage=str(tmp_path / "tune" / "groups"))
+    run_worker(run, emit, None, rank=0, device=torch.device("cpu"))
+    assert [folder and folder.parent for folder in seen] == [tmp_path / "tune" / "groups"] * 2 + [
+        None
+    ]
+    assert not any((tmp_path / "tune" / "groups").iterdir())
+
+
 def test_every_epoch_but_the_last_of_a_search_keeps_a_checkpoint_when_one_is_due(tmp_path):
     reports = emitted(request_for(), tmp_path)
     assert [metrics["epoch"] for metrics, _ in reports] == [1, 2, 3]

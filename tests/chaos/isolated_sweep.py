@@ -128,6 +128,10 @@ class IsolatedSweep:
         self._refresh()
         return [e for e in self._events[self._before :] if not kinds or e["event"] in kinds]
 
+    def checkpoints_in_writing(self) -> set[Path]:
+        """Folders in which checkpoints are put together, those that a death left among them."""
+        return set(self.journal.parent.glob("tune/*/groups/esam-tune-*"))
+
     def _refresh(self) -> None:
         """Read on behind the last whole event; a torn one is no event, and is cut off later."""
         if self.journal.exists() and self.journal.stat().st_size > self._read_to:

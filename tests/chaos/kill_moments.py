@@ -25,7 +25,6 @@ KINDS: dict[str, tuple[float, float]] = {
 END, _END_SECONDS = "end", 1.5
 # Share of the kills that take all of the study's processes at once, as a machine's end does.
 EVERYTHING = 0.3
-_CHECKPOINTS = "esam-tune-*"
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def wait_for(moment: Moment, sweep: IsolatedSweep, over: Callable[[], bool]) -> 
         False when the process ended by itself before.
     """
     # A worker that was killed in a checkpoint may have left its folder.
-    known = set(sweep.scratch.glob(_CHECKPOINTS))
+    known = sweep.checkpoints_in_writing()
     if moment.kind == "start":
         base = sweep.began
     else:
@@ -74,7 +73,7 @@ def wait_for(moment: Moment, sweep: IsolatedSweep, over: Callable[[], bool]) -> 
         if moment.kind == "between":
             ready = ready and sweep.until(lambda: len(sweep.events("trial_end")) > before)
         elif moment.kind == "checkpoint":
-            ready = ready and sweep.until(lambda: set(sweep.scratch.glob(_CHECKPOINTS)) - known)
+            ready = ready and sweep.until(lambda: sweep.checkpoints_in_writing() - known)
         elif moment.kind == END:
             ready = ready and sweep.until(over)
         if not ready:

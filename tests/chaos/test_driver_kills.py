@@ -24,7 +24,8 @@ from esam_tune.study.space import load_space
 pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.slow]
 
 SEED = int(os.environ.get("ESAM_TUNE_CHAOS_SEED", "0"))
-TRAINING = {"epochs": 24, "batch_size": 64, "lr": 0.05}
+EPOCHS = int(os.environ.get("ESAM_TUNE_CHAOS_EPOCHS", "24"))
+TRAINING = {"epochs": EPOCHS, "batch_size": 64, "lr": 0.05}
 # Two at a time, what a learning sampler knows depends on who ends first. A sampler that does not
 # learn makes a study that can be compared all the same.
 STUDIES = {
@@ -39,7 +40,7 @@ STUDIES = {
         "max_concurrent": 1,
         "training": TRAINING,
         "trials": 6,
-        "early_stopping": {"kind": "pareto", "grace_epochs": 6, "eta": 2},
+        "early_stopping": {"kind": "pareto", "grace_epochs": EPOCHS // 4, "eta": 2},
     },
     "two seeds": {
         "max_concurrent": 2,

@@ -60,7 +60,7 @@ def in_training(sweep):
 
 
 def in_a_checkpoint(sweep):
-    return any(sweep.scratch.glob("esam-tune-*"))
+    return bool(sweep.checkpoints_in_writing())
 
 
 @BOTH
