@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from esam_tune import __version__
-from esam_tune.cli import pareto, refine, scale, spaces, sweep, sync, train, ui
+from esam_tune.cli import pareto, refine, report, scale, spaces, sweep, sync, train, ui
 from esam_tune.cli.arguments import DONE, FAILED, INTERRUPTED, WRONG_INPUT, Parser
 from esam_tune.errors import InputError, RunFailedError, one_line
 
@@ -31,7 +31,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"esam-tune {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (spaces, sweep, refine, pareto, sync, train, scale, ui):
+    for verb in (spaces, sweep, refine, pareto, report, sync, train, scale, ui):
         verb.add_parser(verbs)
     return parser
 

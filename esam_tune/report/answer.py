@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from esam_tune import metrics as keys
 from esam_tune.report.study import Difference, Study, Trial
-from esam_tune.report.style import AXIS_NAMES
 
 # Of metric: how a sentence says its value.
 _PHRASES = {
@@ -80,7 +79,7 @@ def baselines_cost(study: Study) -> str:
 
 
 def difference_text(study: Study, difference: Difference | None) -> str:
-    """A difference in accuracy with its interval, for a table."""
+    """A difference in accuracy with its interval, in :func:`difference_unit`, for a table."""
     if difference is None:
         return ""
     mean = _delta(study, difference.mean)
@@ -88,6 +87,11 @@ def difference_text(study: Study, difference: Difference | None) -> str:
         return mean
     low, high = (_delta(study, end) for end in difference.interval)
     return f"{mean} ({low} to {high})"
+
+
+def difference_unit(study: Study) -> str:
+    """The unit of differences in accuracy: points of per cent, or the metric's own."""
+    return "points" if study.accuracy == keys.VAL_ACCURACY else study.headings[study.accuracy]
 
 
 def _no_answer(study: Study) -> str:
@@ -107,20 +111,16 @@ def _phrase(study: Study, trial: Trial, metric: str) -> str:
 def _compared(study: Study, difference: Difference | None) -> str:
     if difference is None:
         return ""
-    less = f"a difference of {_delta(study, difference.mean)}"
+    unit = difference_unit(study)
+    less = f"a difference of {_delta(study, difference.mean)} {unit}"
     if difference.interval is None:
         return f" ({less}, under one common seed)"
     low, high = (_delta(study, end) for end in difference.interval)
     verdict = "which cannot be told apart" if difference.tied else "which is more than noise"
-    return f" ({less}, 95 % interval {low} to {high} over {difference.seeds} seeds, {verdict})"
+    interval = f"95 % interval {low} to {high} over {difference.seeds} seeds"
+    return f" ({less}, {interval}, {verdict})"
 
 
 def _delta(study: Study, value: float) -> str:
-    if study.accuracy == keys.VAL_ACCURACY:
-        return f"{100 * value:+.1f} points".replace("-", "\N{MINUS SIGN}")
-    return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}")
-
-
-def metric_name(study: Study, metric: str) -> str:
-    """A metric in a sentence."""
-    return AXIS_NAMES.get(metric, study.headings.get(metric, metric)).partition(" (")[0]
+    text = f"{100 * value:+.1f}" if study.accuracy == keys.VAL_ACCURACY else f"{value:+.3g}"
+    return text.replace("-", "\N{MINUS SIGN}")

@@ -70,14 +70,15 @@ def _section(section: Section) -> str:
 def _block(block: Block) -> str:
     match block:
         case Paragraph():
-            return f'<p class="{block.kind}">{escape(block.text)}</p>'
+            return f'<p class="{block.kind}">{_prose(block.text)}</p>'
         case Table():
             return _table(block)
         case Picture():
             return _picture(block)
         case Gallery():
             shown = "".join(f"<div>{_drawing(picture)}</div>" for picture in block.pictures)
-            return f'<figure class="gallery"><div>{shown}</div>{_caption(block.caption)}</figure>'
+            kind = "single" if len(block.pictures) == 1 else "gallery"
+            return f'<figure class="{kind}"><div>{shown}</div>{_caption(block.caption)}</figure>'
         case Code():
             return _code(block)
         case Facts():
@@ -129,7 +130,12 @@ def _drawing(picture: Picture) -> str:
 
 
 def _caption(text: str) -> str:
-    return f"<figcaption>{escape(text)}</figcaption>" if text else ""
+    return f"<figcaption>{_prose(text)}</figcaption>" if text else ""
+
+
+def _prose(text: str) -> str:
+    """Text of sentences, in which no line begins with a per cent sign."""
+    return escape(text).replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _code(code: Code) -> str:

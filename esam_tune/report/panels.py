@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 Draw: TypeAlias = "Callable[[Axes], None]"
 
-PANEL_WIDTH, PANEL_HEIGHT = 4.4, 3.1  # inches; text keeps its size on a phone's screen
+# Inches; text keeps its size on a phone's screen.
+PANEL_WIDTH, PANEL_HEIGHT = 4.4, 3.1
+_RIGHT, _TITLE = 0.2, 0.5
 # What a baseline, or a second reading, is drawn with.
 DARK: Style = {"ms": 8, "mfc": VERMILION, "mec": "white", "marker": "s", "ls": "", "mew": 0.8}
 
@@ -29,11 +31,19 @@ class Plot:
         name: of its file.
         title: for the reader.
         panels: what draws each panel into axes.
+        left: inches beside a panel's axes for what stands there.
+        bottom: inches below them.
+        top: inches above them.
+        height: of a panel in inches, all included.
     """
 
     name: str
     title: str
     panels: tuple[Draw, ...]
+    left: float = 0.8
+    bottom: float = 0.58
+    top: float = 0.38
+    height: float = PANEL_HEIGHT
 
 
 def grid_figure(plot: Plot, columns: int) -> Figure:
@@ -42,30 +52,40 @@ def grid_figure(plot: Plot, columns: int) -> Figure:
 
     columns = min(columns, len(plot.panels))
     rows = ceil(len(plot.panels) / columns)
-    width, height = PANEL_WIDTH * columns, PANEL_HEIGHT * rows + 0.45
-    if len(plot.panels) == 1:
-        width, height = 1.6 * width, 1.3 * height
+    # One panel alone is drawn larger, as there is room for it.
+    scale = 1.6 if len(plot.panels) == 1 else 1.0
+    width, height = PANEL_WIDTH * columns * scale, plot.height * rows * scale**0.5
     with _style():
-        figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
-        title = figure.suptitle(plot.title, x=0.012, ha="left", size=13, weight="bold")
+        figure = Figure(figsize=(width, height + _TITLE), dpi=DPI, facecolor="white")
+        place = (0.18 / width, 1 - 0.28 / (height + _TITLE))
+        title = figure.text(*place, plot.title, size=13, weight="bold", va="center")
         title.set_parse_math(False)
-        grid = figure.subplots(rows, columns, squeeze=False).flatten()
-        for axes, draw in zip(grid, plot.panels, strict=False):
-            draw(axes)
-        for axes in grid[len(plot.panels) :]:
-            axes.set_axis_off()
+        for number, draw in enumerate(plot.panels):
+            row, column = divmod(number, columns)
+            corner = (column * width / columns, height - (row + 1) * height / rows)
+            draw(_axes(figure, plot, corner, (width / columns, height / rows)))
     return figure
 
 
-def panel_figure(draw: Draw) -> Figure:
+def panel_figure(plot: Plot, number: int) -> Figure:
     """One panel as a picture of its own."""
     from matplotlib.figure import Figure
 
     with _style():
-        size = (PANEL_WIDTH, PANEL_HEIGHT)
-        figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
-        draw(figure.subplots())
+        size = (PANEL_WIDTH, plot.height)
+        figure = Figure(figsize=size, dpi=DPI, facecolor="white")
+        plot.panels[number](_axes(figure, plot, (0.0, 0.0), size))
     return figure
+
+
+def _axes(
+    figure: Figure, plot: Plot, corner: tuple[float, float], size: tuple[float, float]
+) -> Axes:
+    """Axes in a part of a figure, given in inches, with the plot's margins around them."""
+    width, height = figure.get_size_inches()
+    left, bottom = corner[0] + plot.left, corner[1] + plot.bottom
+    across, up = size[0] - plot.left - _RIGHT, size[1] - plot.bottom - plot.top
+    return figure.add_axes((left / width, bottom / height, across / width, up / height))
 
 
 def _style() -> Any:

@@ -40,27 +40,26 @@ def importance(study: Study) -> Plot | None:
         (lambda axes, key=key: _importance(axes, study, key))
         for key in dict.fromkeys(found.objective for found in study.importances)
     )
-    return Plot("importance", "Importance of the parameters", panels)
+    return Plot("importance", "Importance of the parameters", panels, left=1.1)
 
 
 def parallel(study: Study) -> Plot | None:
     """Every complete search trial as a line through its parameters and objectives."""
     if len(study.searched) < 2 or not study.axes:
         return None
-    return Plot(
-        "parallel_coordinates", "Parallel coordinates", (lambda axes: _parallel(axes, study),)
-    )
+    panels = (lambda axes: _parallel(axes, study),)
+    return Plot("parallel_coordinates", "Parallel coordinates", panels, left=0.2)
 
 
 def slices(study: Study) -> Plot | None:
     """Each objective against each of beta, gamma and rho, or what else is searched."""
     if len(study.searched) < 2:
         return None
-    named = [axis for axis in study.axes if axis.key in ("beta", "gamma", "rho")]
+    usual = [axis for axis in study.axes if axis.key in ("beta", "gamma", "rho")]
     panels = tuple(
         (lambda axes, axis=axis, key=key: _slice(axes, study, axis, key))
+        for axis in (usual or study.axes[:3])
         for key in (study.accuracy, study.cost)
-        for axis in (named or study.axes[:3])
     )
     return Plot("slices", "Slices of the parameters", panels) if panels else None
 
@@ -78,7 +77,13 @@ def _importance(axes: Axes, study: Study, objective: str) -> None:
     axes.barh(rows, [first.shares.get(k, 0.0) for k in order], 0.5, color=BLUE, alpha=0.85)
     for other in found[1:]:
         known = [row for row, key in enumerate(order) if key in other.shares]
-        axes.plot([other.shares[order[row]] for row in known], known, **DARK | {"marker": "D"})
+        axes.plot(
+            [other.shares[order[row]] for row in known],
+            known,
+            clip_on=False,
+            zorder=4,
+            **DARK | {"marker": "D"},
+        )
     axes.set_yticks(rows, order, color=INK)
     axes.set_xlim(0, 1)
     axes.set_ylim(-0.6, len(order) - 0.4)
@@ -153,6 +158,8 @@ class _Lane:
 
 
 def _slice(axes: Axes, study: Study, axis: Axis, metric: str) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     plain_axes(axes)
     for trial in study.trials:
         value = trial.params.get(axis.key)
@@ -177,6 +184,9 @@ def _slice(axes: Axes, study: Study, axis: Axis, metric: str) -> None:
     else:
         if axis.log:
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlim(axis.low, axis.high)
     formatted(axes.yaxis, metric)
     name = axis_name(metric).partition(" (")[0]

@@ -8,7 +8,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from esam_tune import metrics as keys
-from esam_tune.report.panels import DARK, Plot, formatted, named
+from esam_tune.report.panels import DARK, PANEL_HEIGHT, Plot, formatted, named
 from esam_tune.report.parameter_plots import importance, parallel, slices
 from esam_tune.report.study import Curve, Study, Trial
 from esam_tune.report.style import (
@@ -51,14 +51,23 @@ def hypervolume(study: Study) -> Plot | None:
     """How much of the objectives' box the front dominated as the study went on."""
     if len(study.history) < 2:
         return None
-    return Plot("hypervolume", "Hypervolume over time", (lambda axes: _hypervolume(axes, study),))
+    panels = (lambda axes: _hypervolume(axes, study),)
+    return Plot("hypervolume", "Hypervolume over time", panels, left=0.95, top=0.12)
 
 
 def curves(study: Study) -> Plot | None:
     """The accuracy of the front's trials, epoch by epoch."""
     if not any(curve.epochs for trial in curve_trials(study) for curve in trial.curves):
         return None
-    return Plot("learning_curves", "Learning curves of the front", (lambda a: _curves(a, study),))
+    room = 0.18 * len(curve_trials(study))
+    return Plot(
+        "learning_curves",
+        "Learning curves of the front",
+        (lambda axes: _curves(axes, study),),
+        bottom=0.62 + room,
+        top=0.12,
+        height=PANEL_HEIGHT + room,
+    )
 
 
 def curve_trials(study: Study) -> list[Trial]:
@@ -80,7 +89,8 @@ def costs(study: Study) -> Plot | None:
     known = [t for t in study.complete if all(isfinite(t.values[key]) for key in wanted)]
     if len(known) < 2:
         return None
-    return Plot("costs", "Counted and measured cost", (lambda axes: _costs(axes, known),))
+    panels = (lambda axes: _costs(axes, known),)
+    return Plot("costs", "Counted and measured cost", panels, left=0.95, top=0.12)
 
 
 def _hypervolume(axes: Axes, study: Study) -> None:
@@ -101,6 +111,8 @@ def _hypervolume(axes: Axes, study: Study) -> None:
 
 
 def _curves(axes: Axes, study: Study) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     plain_axes(axes)
     shown = curve_trials(study)
     last = max(curve.epochs[-1] for trial in shown for curve in trial.curves)
@@ -127,10 +139,11 @@ def _curves(axes: Axes, study: Study) -> None:
     room = 0.08 * (high - low) or 0.01
     axes.set_ylim(low - room, high + room)
     axes.set_xlim(0, last * 1.02)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     formatted(axes.yaxis, study.accuracy)
     named(axes, "epoch", "")
     legend = axes.legend(
-        loc="upper left", bbox_to_anchor=(-0.02, -0.17), frameon=False, fontsize=9,
+        loc="upper left", bbox_to_anchor=(-0.02, -0.2), frameon=False, fontsize=9,
         handlelength=3.2, labelspacing=0.3, borderaxespad=0,
     )  # fmt: skip
     for text in legend.get_texts():

@@ -6,7 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from math import isfinite
 
 from esam_tune import metrics as keys
-from esam_tune.report.answer import answer, baselines_cost, difference_text, uncertainty
+from esam_tune.report.answer import (
+    answer,
+    baselines_cost,
+    difference_text,
+    difference_unit,
+    uncertainty,
+)
 from esam_tune.report.blocks import (
     Block,
     Code,
@@ -114,7 +120,7 @@ def _front(study: Study) -> Section:
 
 def _table(study: Study, shown: Sequence[tuple[Trial, str]], caption: str) -> Table:
     head = ["trial", "setting", *(study.headings[key] for key in study.columns)]
-    head += ["seeds", "accuracy less the chosen's", ""]
+    head += ["seeds", f"{difference_unit(study)} from the chosen", ""]
     rows = []
     for trial, kind in shown[:_MOST_ROWS]:
         chosen = trial.trial_id == study.chosen
@@ -271,12 +277,12 @@ def _gallery(plot: Plot | None, caption: str) -> list[Block]:
     pictures = [
         Picture(
             svg=inline_svg(
-                panel_figure(draw),
+                panel_figure(plot, number),
                 name=f"{name}-{number}",
                 description=f"{plot.title}, panel {number + 1} of {len(plot.panels)}",
             )
         )
-        for number, draw in enumerate(plot.panels)
+        for number in range(len(plot.panels))
     ]
     return [Gallery(pictures=pictures, caption=f"{plot.title}. {caption}")]
 

@@ -30,6 +30,8 @@ _VARIABLES = {
     "#000000": "ink",
 }
 _COLOUR = re.compile(r"(?<=[:\s])#[0-9a-f]{6}(?=[;\"\s])")
+# The font, and what matplotlib would have instead of it.
+_LETTERS = re.compile(r"'DejaVu Sans'[^;\"]*")
 _ID = re.compile(r"(\bid=\"|\bhref=\"#|url\(#)([^\"\)]+)")
 
 
@@ -69,7 +71,7 @@ def _outside_text(svg: str, name: str) -> str:
         found = _COLOUR.sub(_variable, match[0])
         # In a page of several pictures each has names of its own.
         found = _ID.sub(rf"\g<1>{name}-\g<2>", found)
-        return re.sub(r"(\d(?:px)?) 'DejaVu Sans'", r"\1 var(--sans)", found)
+        return _LETTERS.sub("var(--sans)", found)
 
     return re.sub(r"<[a-zA-Z][^<>]*>", tag, svg)
 

@@ -58,6 +58,7 @@ def print_result(result: SweepResult, console: Console, again: str) -> None:
                 "pick another",
                 f"{command} pareto {folder.name} --max {record.spec.cost_metric}=1.4{storage}",
             ),
+            ("report", f"{command} report {folder.name}{storage}"),
         ]
     uri = record.tracking_uri
     if uri.startswith(("http://", "https://")):

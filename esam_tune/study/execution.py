@@ -92,6 +92,7 @@ def carry_out(
         plan.optuna_storage or folder.optuna,
         plan.spec,
         predicted.admits,
+        price=predicted,
         study_name=None if plan.optuna_storage is None else folder.optuna_name(),
         warm=plan.warm_start,
     )
@@ -179,7 +180,8 @@ def _open_record(
 def _finish(record: StudyRecord, folder: StudyFolder, writer: Journal, outcome: Outcome) -> None:
     chosen = record.pick(DEFAULT_RULE)
     front = [trial.trial_id for trial in record.front()]
-    artifacts = write_results(folder, record)
+    # Who ends a study by a signal waits for nothing that can be drawn later.
+    artifacts = write_results(folder, record, all_plots=outcome == "done")
     writer.append(
         journal.STUDY_END,
         durable=True,

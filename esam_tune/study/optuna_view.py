@@ -37,10 +37,10 @@ def rebuilt(record: StudyRecord) -> optuna.Study:
     from esam_tune.study.samplers import distribution
 
     spec = record.spec
-    study = optuna.create_study(
-        directions=["maximize" if way == "max" else "minimize" for way in spec.objectives.values()]
-    )
-    study.set_metric_names(list(spec.objectives))
+    directions = ["maximize" if way == "max" else "minimize" for way in spec.objectives.values()]
+    with _quietly():
+        study = optuna.create_study(directions=directions)
+        study.set_metric_names(list(spec.objectives))
     for trial in record.complete:
         point = coordinates(spec, trial.params)
         if point is None:
@@ -64,8 +64,8 @@ def importances(record: StudyRecord) -> tuple[Importance, ...]:
     et al. 2023) says what sets the best trials apart. fANOVA leaves out what only some trials have.
     Empty where there are too few trials, and where all have one value of an objective.
     """
+    study = rebuilt(record)
     with _quietly():
-        study = rebuilt(record)
         return tuple(_importances(study, record))
 
 
@@ -153,10 +153,11 @@ def _worst(study: optuna.Study, record: StudyRecord) -> Sequence[float]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without Optuna's lines on each trial, and its word that some of this is experimental."""
+    """Without Optuna's lines on studies, and what it warns of that is heeded here."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", "PedAnovaImportanceEvaluator computes", UserWarning)
         yield

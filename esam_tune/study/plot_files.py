@@ -20,7 +20,7 @@ FOLDER = "plots"
 INTERACTIVE = "interactive.html"
 # With fewer complete search trials there is no more to see than in the front's own picture.
 FEWEST_TRIALS = 5
-_COLUMNS = 3
+_COLUMNS = 2
 
 
 def write_plots(

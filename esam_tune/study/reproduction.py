@@ -23,12 +23,14 @@ def setup(record: StudyRecord) -> tuple[str, ...]:
     bounds = " and ".join(f"{c.metric} {c}" for c in spec.constraints)
     noise = f" with {spec.task.label_noise:.0%} wrong labels" if spec.task.label_noise else ""
     seeds = "one seed" if spec.seeds == 1 else f"{spec.seeds} seeds"
+    count = len(spec.baselines)
+    beside = f"{count} baseline{'s' * (count != 1)} run{'s' * (count == 1)} on top of them"
     sentences = [
         f"{goals.capitalize()}{f', subject to {bounds}' if bounds else ''}.",
         f"Each setting trains {spec.task.model} on {spec.task.dataset}{noise} for "
         f"{spec.training.epochs} epochs under {seeds}.",
         f"The {spec.sampler} sampler proposes {', '.join(spec.dimensions)}; {spec.trials} search "
-        f"trials are asked for, and {len(spec.baselines)} baselines run on top of them.",
+        f"trials are asked for, and {beside}.",
     ]
     if spec.early_stopping.kind != "none":
         sentences.append(f"Trials that fall behind are stopped early ({spec.early_stopping.kind}).")

@@ -15,6 +15,7 @@ from esam_tune.errors import InputError, choose_from
 from esam_tune.metrics import METRICS
 from esam_tune.pareto_front import Rule
 from esam_tune.study.folder import StudyFolder
+from esam_tune.study.plot_files import write_plots
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.trial_record import TrialRecord
 from esam_tune.yaml_file import write_yaml
@@ -73,14 +74,20 @@ def summarise(
     )
 
 
-def write_results(folder: StudyFolder, record: StudyRecord) -> list[Path]:
-    """Write the front's table and picture and the chosen settings; the paths written."""
+def write_results(
+    folder: StudyFolder, record: StudyRecord, *, all_plots: bool = True
+) -> list[Path]:
+    """Write the front's table and picture, the plots and the chosen settings; the paths written.
+
+    Args:
+        folder: of the study.
+        record: of the study.
+        all_plots: whether to draw more than the front, which takes seconds.
+    """
     written = [folder.path / "front.csv"]
     written[0].write_text(front_csv(record), encoding="utf-8")
+    written += write_plots(folder, record, DEFAULT_RULE, all_of_them=all_plots)
     chosen = record.pick(DEFAULT_RULE)
-    if record.complete:
-        written.append(folder.path / "front.png")
-        draw_front(record, chosen, written[-1])
     if chosen is not None:
         export_settings(record, chosen, folder.chosen)
         written.append(folder.chosen)
@@ -139,35 +146,3 @@ def front_csv(record: StudyRecord) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def draw_front(record: StudyRecord, chosen: TrialRecord | None, path: Path) -> None:
-    """Draw the front beside the baselines."""
-    from esam_tune.report.front import FrontPoint, front_figure
-    from esam_tune.report.style import save_figure
-
-    spec = record.spec
-    front = {trial.trial_id for trial in record.front()}
-    points = [
-        FrontPoint(
-            trial_id=trial.trial_id,
-            label=trial.label,
-            accuracy=trial.values([spec.accuracy_metric])[0],
-            cost=trial.values([spec.cost_metric])[0],
-            baseline=trial.baseline,
-            on_front=trial.trial_id in front,
-            state=trial.state,
-            accuracy_interval=trial.interval(spec.accuracy_metric),
-            cost_interval=trial.interval(spec.cost_metric),
-        )
-        for trial in record.finished
-        if trial.state != "running"
-    ]
-    figure = front_figure(
-        points,
-        accuracy_metric=spec.accuracy_metric,
-        cost_metric=spec.cost_metric,
-        title=f"{spec.name}: what each accuracy costs",
-        chosen=None if chosen is None else chosen.trial_id,
-    )
-    save_figure(figure, path)

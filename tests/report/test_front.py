@@ -195,6 +195,60 @@ def test_a_study_without_results_says_so() -> None:
         assert markers(figure) == []
 
 
+# --- intervals -------------------------------------------------------------------------------
+
+
+def bars(figure: Figure) -> list[list[tuple[float, float]]]:
+    """Ends of every interval's bar."""
+    return [corners for line, corners in lines(figure) if line.get_alpha() == 0.75]
+
+
+def test_intervals_of_front_and_baselines_are_bars_at_their_points() -> None:
+    across, up = (1.30, 1.38), (0.94, 0.96)
+    searched = trial("a", 1.34, 0.951, on_front=True, accuracy_interval=up, cost_interval=across)
+    other = baseline("SAM", 2.0, 0.94, accuracy_interval=(0.93, 0.95))
+    dot = trial("dot", 1.6, 0.93, accuracy_interval=(0.9, 0.96))
+    figure = draw([searched, other, dot])
+    assert sorted(bars(figure)) == sorted(
+        [
+            [(1.34, 0.94), (1.34, 0.96)],
+            [(1.30, 0.951), (1.38, 0.951)],
+            [(2.0, 0.93), (2.0, 0.95)],
+        ]
+    )
+    assert "validation accuracy, mean with 95 % interval" in words(figure)
+    assert bars(draw(STUDY)) == []
+
+
+def test_a_wide_interval_of_two_seeds_does_not_flatten_the_front() -> None:
+    wide = trial("wide", 1.5, 0.96, on_front=True, accuracy_interval=(0.2, 1.7))
+    (axes,) = draw([*SEARCHED[2:], wide]).axes
+    low, high = axes.get_ylim()
+    assert low < 0.92 < 0.96 < high
+    assert high - low < 0.12
+
+
+def test_the_narrow_form_keeps_its_labels_inside_and_apart() -> None:
+    figure = front_figure(
+        STUDY,
+        accuracy_metric="val_accuracy",
+        cost_metric="step_flops_ratio",
+        title="not shown",
+        chosen="esam a",
+        layout=NARROW,
+    )
+    assert "not shown" not in words(figure)
+    boxes = label_boxes(figure)
+    assert len(boxes) == 1 + len(BASELINES)
+    for first, second in combinations(boxes, 2):
+        assert not first.overlaps(second)
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert figure.axes[0].get_window_extent().y1 < legend.y0
+    assert legend.x1 <= figure.bbox.width
+    assert legend.y1 <= figure.bbox.height
+
+
 # --- labels ----------------------------------------------------------------------------------
 
 NAMES = ["SAM rho=0.05", "SAM rho=0.1", "SAM rho=0.5", "ASAM rho=0.5", "ASAM rho=1", "LookSAM k=2"]
