@@ -60,10 +60,10 @@ def verdict(spec: StudySpec, events: list[Event], uri: str, optuna_file: Path) -
         optuna_file: SQLite database of the sampler.
     """
     found = Verdict()
-    _count_trials(found, spec, events)
-    _count_epochs(found, spec, events)
-    _count_tracked(found, events, uri)
-    _count_sampled(found, events, optuna_file)
+    count_trials(found, spec, events)
+    count_epochs(found, spec, events)
+    count_tracked(found, events, uri)
+    count_sampled(found, events, optuna_file)
     return found
 
 
@@ -95,7 +95,8 @@ def _ids(events: list[Event], *kinds: str) -> Counter[str]:
     return Counter(event["trial_id"] for event in events if event["event"] in kinds)
 
 
-def _count_trials(found: Verdict, spec: StudySpec, events: list[Event]) -> None:
+def count_trials(found: Verdict, spec: StudySpec, events: list[Event]) -> None:
+    """Count runs that the journal lacks or repeats."""
     asked = set(run_ids(spec, events))
     begun, ended = _ids(events, "trial_start", "replicate_start"), _ids(events, "trial_end")
     found.trials_lost = len(asked - begun.keys()) + len(begun.keys() - ended.keys())
@@ -108,7 +109,8 @@ def _count_trials(found: Verdict, spec: StudySpec, events: list[Event]) -> None:
     found.trials_repeated = _extra(begun) + _extra(ended) + _extra(searched) + unasked
 
 
-def _count_epochs(found: Verdict, spec: StudySpec, events: list[Event]) -> None:
+def count_epochs(found: Verdict, spec: StudySpec, events: list[Event]) -> None:
+    """Count metrics that the journal lacks or repeats."""
     states = {e["trial_id"]: e["state"] for e in events if e["event"] == "trial_end"}
     reported: dict[str, list[Event]] = defaultdict(list)
     # What any run reports after an epoch, all do; some metrics come after the last epoch only.
@@ -127,7 +129,8 @@ def _count_epochs(found: Verdict, spec: StudySpec, events: list[Event]) -> None:
             found.metrics_missing += len(names[int(metrics[keys.EPOCH])] - metrics.keys())
 
 
-def _count_tracked(found: Verdict, events: list[Event], uri: str) -> None:
+def count_tracked(found: Verdict, events: list[Event], uri: str) -> None:
+    """Count runs and metrics of the journal that MLflow lacks or repeats."""
     client = connect(uri)
     runs = list(client.search_runs([experiment(client, None)], max_results=5000))
     by_kind = Counter(run.data.tags["esam_tune.kind"] for run in runs)
@@ -167,7 +170,8 @@ def _held(client: Any, runs: Iterable[Any]) -> Iterable[tuple[str, str, int, flo
                     yield trial_id, key, point.step, point.value
 
 
-def _count_sampled(found: Verdict, events: list[Event], file: Path) -> None:
+def count_sampled(found: Verdict, events: list[Event], file: Path) -> None:
+    """Count search trials that Optuna's study lacks, repeats or has not been told the end of."""
     (name,) = optuna.get_all_study_names(f"sqlite:///{file}")
     study = optuna.load_study(study_name=name, storage=f"sqlite:///{file}")
     stored = [t for t in study.get_trials() if "esam_tune.turned_down" not in t.user_attrs]
