@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from esam_tune.domains import Value
 from esam_tune.study.known_cost import KnownCost
+from esam_tune.study.mirrored_storage import MirroredStorage
 from esam_tune.study.optuna_storage import open_optuna_storage
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.refined_results import differs, told_anew, with_result
@@ -92,7 +93,7 @@ class Proposals:
             self._known_cost = KnownCost(spec, price)
         self._study = optuna.create_study(
             study_name=study_name or spec.name,
-            storage=open_optuna_storage(where),
+            storage=MirroredStorage(open_optuna_storage(where)),
             directions=["maximize" if d == "max" else "minimize" for d in spec.objectives.values()],
             load_if_exists=True,
         )
