@@ -11,7 +11,7 @@ from pathlib import Path
 from esam_tune.config import TrialSettings
 from esam_tune.errors import InputError, choose_from
 from esam_tune.study import lock
-from esam_tune.study.folder import reserved_folder
+from esam_tune.study.folder import names_in, reserved_folder
 
 _MODELS = "models"
 
@@ -148,7 +148,7 @@ def default_name(settings: TrialSettings, storage: Path) -> str:
     origin = settings.origin
     known = {"study", "trial_id"} <= origin.keys()
     stem = f"{origin['study']}-{origin['trial_id']}" if known else "model"
-    taken = {path.name for path in (storage / _MODELS).glob("*")}
+    taken = names_in(storage / _MODELS)
     count = 1
     while (name := stem if count == 1 else f"{stem}-{count}") in taken:
         count += 1

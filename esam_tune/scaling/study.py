@@ -25,7 +25,7 @@ from esam_tune.scaling.estimates import FITTED, RESAMPLES, estimator_for
 from esam_tune.scaling.records import Measurement, Plan
 from esam_tune.scaling.timings import Timings
 from esam_tune.study import cluster
-from esam_tune.study.folder import check_storage, reserved_folder
+from esam_tune.study.folder import check_storage, names_in, reserved_folder
 from esam_tune.study.node_data import check_all_nodes_have
 from esam_tune.study.placement import WorkerShape, place
 from esam_tune.study.spec import describe_params
@@ -150,7 +150,7 @@ def _run(
 
 def default_name(storage: Path, mode: str) -> str:
     """A name that is not taken: the mode and a count."""
-    taken = {path.name for path in (storage / FOLDER).glob("*")}
+    taken = names_in(storage / FOLDER)
     count = 1
     while (name := mode if count == 1 else f"{mode}-{count}") in taken:
         count += 1

@@ -243,6 +243,13 @@ def check_storage(storage: Path) -> None:
         _remove_empty(reversed(made))
 
 
+def names_in(folder: Path) -> set[str]:
+    """What a folder holds; nothing where there is none, or none that can be read."""
+    with suppress(OSError):
+        return {path.name for path in folder.iterdir()}
+    return set()
+
+
 @contextmanager
 def reserved_folder(path: Path, field: str) -> Iterator[Path]:
     """Make a new folder, which no other process may make meanwhile, for what the block puts there.

@@ -6,6 +6,7 @@ dashboard, say) may lag behind but never decides.
 
 from __future__ import annotations
 
+import os
 import socket
 import urllib.parse
 from pathlib import Path
@@ -46,11 +47,12 @@ def check_optuna_storage(url: str) -> None:
             raise InputError(
                 OPTION, f"{shown!r} would not outlast the process", "name a file: sqlite:////FILE"
             )
-        if parts.netloc or not path.name or not path.absolute().parent.is_dir():
+        # The methods of Path raise for a name that is too long.
+        if parts.netloc or not path.name or not os.path.isdir(path.absolute().parent):  # noqa: PTH112
             raise InputError(
                 OPTION, f"no folder for {shown!r}", "create it, and write three slashes before PATH"
             )
-        if path.exists() and not path.is_file():
+        if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
             raise InputError(OPTION, f"{shown!r} names no file", "name one, or a new one")
         return
     _require_driver(url, shown)

@@ -13,6 +13,7 @@ earlier one any more.
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -158,9 +159,10 @@ def _folder(name: str, own: StudyFolder) -> StudyFolder:
     """The folder of a study that is named, or whose path is given."""
     here = StudyFolder(storage=own.storage, name=name)
     plain = Path(name).name == name and name not in (".", "..")
-    path = Path(name).absolute().resolve()
+    # Path.resolve raises for links that lead in a circle.
+    path = Path(os.path.realpath(name))
     folder = here if plain and here.exists() else StudyFolder(storage=path.parent, name=path.name)
-    if name == own.name or folder.path.resolve() == own.path.resolve():
+    if name == own.name or os.path.realpath(folder.path) == os.path.realpath(own.path):
         raise InputError(OPTION, "a study cannot start from itself", "name an earlier one")
     if not folder.exists():
         known = [p.parent.name for p in own.storage.glob("*/journal.jsonl")]

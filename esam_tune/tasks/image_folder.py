@@ -128,7 +128,8 @@ def _layout(task: TaskSettings) -> _Layout:
             "task.data_dir", "required for folder but missing", "name the folder of class folders"
         )
     root = data_root(task.data_dir) if task.data_dir else data_root() / "imagenet"
-    if not root.is_dir():
+    # Path.is_dir raises for a name that is too long.
+    if not os.path.isdir(root):  # noqa: PTH112
         raise InputError(
             "task.data_dir",
             f"must be a folder of images, and {str(root)!r} is none",

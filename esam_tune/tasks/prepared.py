@@ -77,9 +77,9 @@ def prepared(root: Path, name: str, make: Callable[[], Arrays]) -> Path:
         InputError: when the folder cannot be written, or of ``make``.
     """
     folder = root / "prepared" / name
-    if folder.is_dir():
-        return folder
     try:
+        if folder.is_dir():
+            return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.parent / f".{name}.lock"):
             if not folder.is_dir():

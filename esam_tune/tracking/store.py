@@ -146,7 +146,8 @@ def check_form(uri: str) -> None:
         _require_driver(uri)
     if kind == "sqlite":
         path = urllib.parse.urlsplit(uri).path[1:]
-        if not path or not Path(path).absolute().parent.is_dir():
+        # Path.is_dir raises for a name that is too long.
+        if not path or not os.path.isdir(Path(path).absolute().parent):  # noqa: PTH112
             raise InputError("--tracking-uri", f"no folder for {shown!r}", "create it")
 
 

@@ -46,6 +46,7 @@ class Answer:
         out: on stdout.
         err: on stderr.
         seconds: that it took.
+        cpu_seconds: of the process, in all its threads: what others do on the machine counts less.
         escaped: the traceback of what it let out, or "".
         left: what it made, changed or removed in its folder.
     """
@@ -54,6 +55,7 @@ class Answer:
     out: str
     err: str
     seconds: float
+    cpu_seconds: float
     escaped: str
     left: frozenset[str]
 
@@ -105,7 +107,7 @@ def answered(arguments: Sequence[str], folder: Path) -> Answer:
     escaped = ""
     # The handler that an earlier run made writes to that run's stderr.
     logging.getLogger().handlers.clear()
-    begun = time.perf_counter()
+    begun, worked = time.perf_counter(), time.process_time()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _limited():
         try:
             code = cli.main(list(arguments))
@@ -115,7 +117,7 @@ def answered(arguments: Sequence[str], folder: Path) -> Answer:
             escaped = f"no answer in {LIMIT_SECONDS} s: {traceback.format_exc(limit=-3)}"
         except BaseException:  # noqa: BLE001 - that is what is looked for
             escaped = traceback.format_exc(limit=-6)
-    seconds = time.perf_counter() - begun
+    seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - worked
     after = _files(folder)
     left = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     return Answer(
@@ -123,6 +125,7 @@ def answered(arguments: Sequence[str], folder: Path) -> Answer:
         out=out.getvalue(),
         err=err.getvalue(),
         seconds=seconds,
+        cpu_seconds=cpu_seconds,
         escaped=escaped,
         left=frozenset(left),
     )

@@ -102,7 +102,14 @@ _URIS = (
     *("nowhere", "http://", "http://[bad", "http://h:99999", "http://a..b", "http://me:pw@h:x"),
     *(f"http://{CLOSED}", f"http://me:secret@{CLOSED}", f"http://{CLOSED}/caf\u00e9 x", "x://y"),
     *("sqlite:///new.db", "sqlite:////none/x.db", "sqlite://", "postgresql://h/db", "file:///x"),
-    *("postgresql://me:secret@h/db?port=abc", "mysql://h:abc/db", "user:secret@h", "://", ":"),
+    *(
+        f"sqlite:////{'n' * 300}/x.db",
+        "postgresql://me:secret@h/db?port=abc",
+        "mysql://h:abc/db",
+        "user:secret@h",
+        "://",
+        ":",
+    ),
 )
 _COUNTS = ("1", "2", "0", "-1", "999", "1000001", "9" * 19, "9" * 5_000, "1.5", "x", "", "\u00b2")
 _WHOLE = ("--trials", "--epochs", "--max-concurrent", "--seed", "--seeds", "--cpus-per-worker")
@@ -113,10 +120,13 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "--workers-per-trial": (*_COUNTS, "1-2", "2-1", "1-2-3", "998-999", "-"),
     "--gpus-per-worker": ("0", "1", "0.25", "nan", "inf", "-1", "1e400", "x", "1_0"),
     "--checkpoint-storage": ("shared", "", "s3://", "nowhere://x/y", "s3://me:pw@b/x", *_PATHS[:4]),
-    "--optuna-storage": (*_URIS, "journal:///o.log", "journal:////none/x", "journal:///%00"),
+    "--optuna-storage": (
+        *(*_URIS, "journal:///o.log", "journal:////none/x", "journal:///%00"),
+        f"journal:////tmp/{'n' * 300}",
+    ),
     "--tracking-uri": _URIS,
     "--address": (CLOSED, "auto", "x", "h:\u00b2", "a..b:1", "h:0", "h:99999", "ray://h:1", ":1"),
-    "--warm-start": (*_STUDIES, "elsewhere/small", "/none"),
+    "--warm-start": (*_STUDIES, "elsewhere/small", "/none", "loop.yaml", "n" * 300),
     "--set": (
         *("", "=", "a", "a=", ".=1", "trials=1e400", "task=1", "task.dataset.x=1", "task.model="),
         *("search.every={low: 1, high: 1000000}", "search.beta=[", "x=!!python/name:os.system"),

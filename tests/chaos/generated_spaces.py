@@ -24,6 +24,7 @@ NUMBERS = (
 )
 TEXTS = (
     *("", " ", "null", "true", "0008", "1e5", "-rf", "~", "~root/x", "a/b", "..", "../../x", "/"),
+    *("/" + "n" * 300, "/dev/zero", "/proc/self/environ", "loop.yaml"),
     *("\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "a\nb", "a\r\nb", "\x00", "\x7f", "\x9b2J"),
     *("\u202egnp.exe", "\ud800", "\ufeff", "caf\u00e9", "\u212b" * 40, "\U0001f4a5", "\u00b2"),
     *("%s%n%d", "{0}{x!r}", "$(id)", "`id`", "[a](javascript:b)", "<script>alert(1)</script>"),

@@ -8,10 +8,12 @@ import importlib.metadata
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from answered_command import Answer, answered, defect, forbid_starts
@@ -49,7 +51,7 @@ def ask(world, case: Input) -> Answer:
 
 def figures(world, count):
     """Ask so many times; what came of it, and what was wrong, by index."""
-    codes, defects, slowest = Counter(), {}, {}
+    codes, defects, times = Counter(), {}, {}
     # The first answer of a process loads what all need.
     answered(("sweep", "right.yaml", "--dry-run"), world)
     begun = time.time()
@@ -61,8 +63,7 @@ def figures(world, count):
         if wrong is not None:
             shown = [argument[:80] for argument in case.arguments]
             defects[index] = f"{shown}\n{wrong}"
-        before = slowest.get(answer.code, (0.0,))
-        slowest[answer.code] = max(before, (answer.seconds, index), key=lambda pair: pair[0])
+        times.setdefault(answer.code, []).append((answer.seconds, answer.cpu_seconds, index))
     packages = ("torch", "optuna", "ray", "mlflow", "pyyaml")
     return defects, {
         "inputs": count,
@@ -72,9 +73,12 @@ def figures(world, count):
         "exit 2": codes["2"],
         "other": count - codes["0"] - codes["started"] - codes["2"],
         "defects": len(defects),
-        "slowest answer, seconds": {
-            str(code): f"{seconds:.2f} (index {index})"
-            for code, (seconds, index) in slowest.items()
+        "seconds of an answer": {
+            f"{code}": {
+                "median": round(statistics.median(seconds for seconds, _, _ in told), 3),
+                "slowest": "{:.2f}, {:.2f} of the CPU (index {})".format(*max(told)),
+            }
+            for code, told in times.items()
         },
         "seconds in all": round(time.time() - begun, 1),
         "machine": f"{platform.machine()}, {local_cores()} cores",
@@ -143,7 +147,14 @@ def test_files_that_are_none_are_refused_by_a_process_too(world, arguments):
     ],
 )
 def test_a_wrong_answer_is_seen(answer, arguments, word):
-    right = {"code": 2, "out": "", "err": "esam-tune: error: a\n", "seconds": 0.0, "escaped": ""}
-    made = Answer(**{**right, "left": frozenset(), **answer})
-    assert word in defect(made, arguments)
-    assert defect(Answer(**right, left=frozenset()), arguments) is None
+    right = Answer(
+        code=2,
+        out="",
+        err="esam-tune: error: a\n",
+        seconds=0.0,
+        cpu_seconds=0.0,
+        escaped="",
+        left=frozenset(),
+    )
+    assert word in defect(replace(right, **answer), arguments)
+    assert defect(right, arguments) is None
