@@ -27,6 +27,8 @@ from esam_tune.journal import Event
 
 _LISTENS = "0A"
 _GONE_SECONDS = 60.0
+# Where Ray keeps the logs of each of its lives, which stay: they say why a trial failed.
+_SESSIONS = "ray/"
 _END_SECONDS = 600.0
 
 
@@ -37,7 +39,7 @@ class LeftBehind:
     Args:
         processes: command lines, by process id.
         ports: still listened on, of those that the sweep's processes listened on.
-        files: temporary ones, relative to the sweep's folder of them.
+        files: temporary ones but Ray's logs, relative to the sweep's folder of them.
         seconds: from the process' end until no other of its processes was left, or the patience
             with them was.
     """
@@ -185,7 +187,11 @@ class IsolatedSweep:
         return LeftBehind(
             processes=left,
             ports=self._ports & {port for port, _ in _listening()},
-            files=sorted(str(path.relative_to(self.scratch)) for path in _files(self.scratch)),
+            files=sorted(
+                name
+                for name in (str(path.relative_to(self.scratch)) for path in _files(self.scratch))
+                if not name.startswith(_SESSIONS)
+            ),
             seconds=time.monotonic() - began,
         )
 
