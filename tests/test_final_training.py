@@ -15,6 +15,7 @@ import torch
 import yaml
 from conftest import REPOSITORY, command_line, environment
 from image_files import write_images
+from study_events import WrittenStudy, study_spec
 from training_process import events, untimed
 
 from esam_tune import step_timer
@@ -28,8 +29,11 @@ from esam_tune.final_training import (
     train_chosen,
     weights,
 )
+from esam_tune.final_training.plan import draw_up
+from esam_tune.final_training.publication import lineage
 from esam_tune.final_training.weights import weights_digest
 from esam_tune.run_state import save_state
+from esam_tune.tracking.cursor import Cursor
 from esam_tune.trial import CHECKPOINT_PATH, FAILURE
 from esam_tune.worker_scaling import WorkerRule
 
@@ -360,6 +364,28 @@ def test_weights_that_were_changed_are_not_logged_as_the_trained_ones(tmp_path, 
     Path(document["weights"]).write_bytes(b"no zip archive")
     with pytest.raises(RunFailedError, match=r"weights.pt is not what the training wrote"):
         weights.load_weights_file(Path(document["weights"]), document["weights_digest"])
+
+
+def test_the_settings_lead_back_to_the_runs_of_their_study(tmp_path):
+    storage = tmp_path / "runs"
+    study = WrittenStudy(storage / "small" / "journal.jsonl", study_spec(), tracking_uri=None)
+    trial_id = study.start({"optimizer": "sam", "rho": 0.2})
+    Cursor(parent_run_id="p", run_ids={trial_id: "c"}).save(storage / "small" / "tracking.json")
+    origin = {"study": "small", "trial_id": trial_id, "workers": 1, "a key = none": 1}
+    settings = {**SETTINGS, "params": {"optimizer": "sam", "rho": 0.2}, "origin": origin}
+
+    def found(**changes):
+        options = TrainOptions(storage=storage, name="m")
+        return lineage(draw_up(trial_settings(settings | changes), options))
+
+    said = {"study": "small", "trial_id": "0000", "workers": "1"}
+    runs = {"study_id": "a1b2", "study_run_id": "p", "trial_run_id": "c"}
+    assert found() == said | runs
+    # Of a study that is not the one they come from, nothing is claimed.
+    assert found(params={"optimizer": "sam", "rho": 0.3}) == said
+    assert found(origin={**origin, "trial_id": "0007"}) == said | {"trial_id": "0007"}
+    assert found(origin={**origin, "study": "../small"}) == said | {"study": "../small"}
+    assert found(origin={}) == {"workers": "1"}
 
 
 def test_a_checkpoint_folder_that_cannot_be_written_is_refused(tmp_path):

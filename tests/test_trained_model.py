@@ -224,6 +224,10 @@ def test_every_network_becomes_a_graph_for_any_number_of_images(name: str, tmp_p
         about={"input": "standardised"},
     )
     write_model(tmp_path / "model", model, Model())
+    # A graph runs where it was exported: elsewhere MLflow would ask for a GPU, and refuse it there.
+    assert Model.load(str(tmp_path / "model")).flavors["python_function"]["config"] == {
+        "device": "cpu"
+    }
     loaded = mlflow.pytorch.load_model(str(tmp_path / "model"))
     with torch.no_grad():
         for count in (1, 2, 5):

@@ -51,7 +51,7 @@ def publish(
             begun=record.started,
             document=document,
             params=plan.scaled.params(),
-            lineage=_lineage(plan),
+            lineage=lineage(plan),
             ended=float(record.ended or 0.0),
             artifacts=[plan.folder.weights],
             model=trained_model(plan.settings, weights, plan.folder.name),
@@ -116,7 +116,7 @@ def trained_model(settings: TrialSettings, weights: dict[str, Any], name: str) -
     )
 
 
-def _lineage(plan: Plan) -> dict[str, str]:
+def lineage(plan: Plan) -> dict[str, str]:
     """Where the settings come from: as their file says, and the runs where they are known."""
     origin = plan.settings.origin
     # What a settings file says there is free: not every key can be a tag's.
