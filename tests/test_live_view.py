@@ -65,7 +65,7 @@ def test_at_eighty_columns_all_is_told(watched):
     assert lines[1].startswith("left: 408 epochs at the cost of ")
     assert lines[2].split() == ["trial", "setting", "val", "acc", "FLOPs/SGD"]
     assert [line.split() for line in lines[3:]] == [
-        ["best", "accuracy", "at", "each", "cost", "so", "far"],
+        ["front", "so", "far"],
         ["0000", "SGD", "74.4%", "1.00", "baseline"],
         ["0001", "ESAM", "beta=0.31", "gamma=0.36", "rho=0.18", "96.4%", "1.39"],
         ["running"],

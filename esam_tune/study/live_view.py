@@ -58,7 +58,7 @@ class LiveView:
         # Either part may have what the other leaves.
         running = _shortened(running, max(room // 2, room - len(front)), last=False)
         front = _shortened(front, room - len(running), last=True)
-        rows = [_Row(setting="best accuracy at each cost so far", heading=True), *front]
+        rows = [_Row(setting="front so far", heading=True), *front]
         if running:
             rows += [_Row(setting="running", heading=True), *running]
         head = Text(summary(self._record, self._outlook), style="bold")
