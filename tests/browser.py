@@ -81,7 +81,7 @@ class Page:
     def wait_for(self, expression, seconds=60.0):
         """Wait until a JavaScript expression is true."""
         end = time.monotonic() + seconds
-        while not self.value(expression):
+        while not self.value(f"Boolean({expression})"):
             assert time.monotonic() < end, f"not within {seconds} s: {expression}\n{self.text}"
             self._read(0.2)
 

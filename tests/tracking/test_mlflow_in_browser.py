@@ -64,7 +64,7 @@ def test_the_studys_page_has_the_answer_the_front_and_its_picture(studied):
         "esam-tune train settings.yaml",
         *SETTINGS,
     ):
-        assert text in page.text
+        page.wait_for_text(text, SECONDS)
     picture = "[...document.images].find(image => image.src.includes('description/front.png'))"
     page.wait_for(f"{picture}?.naturalWidth > 0", SECONDS)
     page.click("[...document.querySelectorAll('button')].find(b => b.innerText == 'Show more')")
