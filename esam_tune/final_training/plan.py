@@ -147,7 +147,7 @@ def _resumed(settings: TrialSettings, options: TrainOptions, folder: TrainingFol
         _require_same("SETTINGS", section, kept, settings)
     rule = options.rule or WorkerRule(**started["rule"])
     shared, uri = options.checkpoint_storage, started["tracking_uri"] or local_uri(folder.storage)
-    chosen = {
+    chosen: dict[str, Any] = {
         "workers": options.workers or started["workers"],
         "rule": asdict(rule),
         "checkpoint_storage": started["checkpoint_storage"]
