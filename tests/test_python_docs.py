@@ -9,12 +9,12 @@ import os
 import re
 import signal
 import threading
-from pathlib import Path
 
 import optuna
 import pytest
 import yaml
-from conftest import REPOSITORY, journal_events
+from conftest import REPOSITORY, journal_events, tiny_space
+from rich.console import Console
 
 import esam_tune as et
 from esam_tune.cli import main
@@ -72,6 +72,7 @@ class Notebook:
 
 @pytest.fixture(scope="module")
 def notebook(tmp_path_factory):
+    """The blocks of the page that take seconds, run in a thread."""
     folder = tmp_path_factory.mktemp("notebook")
     (folder / "search_spaces").symlink_to(REPOSITORY / "search_spaces")
     book = Notebook(folder)
@@ -82,26 +83,58 @@ def notebook(tmp_path_factory):
     environment.undo()
 
 
+@pytest.fixture(scope="module")
+def whole(notebook):
+    """All blocks, the others run in the main thread."""
+    notebook.run([source for source, long in blocks() if long], thread=False)
+    return notebook
+
+
 def test_the_page_s_blocks_come_to_what_they_say(notebook):
-    study, best, result = (notebook.names[name] for name in ("study", "best", "result"))
+    study, best = notebook.names["study"], notebook.names["best"]
     assert len(study.trials) == 3 + 5
     assert {row["state"] for row in study.trials} == {"complete"}
     assert best.metrics["step_flops_ratio"] <= 1.7
     exported = yaml.safe_load((notebook.folder / "settings.yaml").read_text())
     assert exported == best.settings
-    # The same setting, seed and data: the test split is all that is new.
-    assert result["metrics"]["val_accuracy"] == best.metrics["val_accuracy"]
-    assert 0.0 <= result["metrics"]["test_accuracy"] <= 1.0
-    assert "<html" in (study.path / "report.html").read_text()
-    assert list(notebook.names["frame"]["trial_id"]) == [row["trial_id"] for row in study.trials]
+    assert list(notebook.names["frame"]["trial_id"]) == [f"{i:04d}" for i in range(8)]
 
 
-def test_a_call_leaves_handlers_and_environment_as_they_were(notebook):
+def test_a_call_in_a_thread_leaves_handlers_and_environment_as_they_were(notebook):
     assert notebook.after == notebook.before
 
 
-def test_a_study_started_from_an_earlier_one_knows_its_trials_and_runs_its_own(notebook):
-    storage = notebook.folder / "runs"
+def test_the_command_line_finds_what_python_made(notebook, capsys, monkeypatch):
+    monkeypatch.chdir(notebook.folder)
+    assert main(["pareto", "notebook", "--json"]) == 0
+    document = et.load_study("notebook").document()
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(document))
+
+
+def test_a_process_that_is_connected_to_ray_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    with pytest.raises(et.InputError, match="connected to Ray already"):
+        et.sweep(tiny_space(), storage=tmp_path / "runs", console=Console(quiet=True))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.long
+def test_a_call_in_the_main_thread_leaves_them_too(whole):
+    assert whole.after == whole.before
+
+
+@pytest.mark.long
+def test_the_final_training_is_of_the_setting_that_was_picked(whole):
+    best, result = whole.names["best"], whole.names["result"]
+    # The same setting, seed and data: the test split is all that is new.
+    assert result["metrics"]["val_accuracy"] == best.metrics["val_accuracy"]
+    assert 0.0 <= result["metrics"]["test_accuracy"] <= 1.0
+    assert "<html" in (whole.names["study"].path / "report.html").read_text()
+
+
+@pytest.mark.long
+def test_a_study_started_from_an_earlier_one_knows_its_trials_and_runs_its_own(whole):
+    storage = whole.folder / "runs"
     earlier, narrow = (et.load_study(name, storage=storage) for name in ("notebook", "narrow"))
     (start,) = journal_events(storage, "narrow")[0]["warm_start"]
     assert (start["study"], start["differs"]) == ("notebook", [])
@@ -119,47 +152,18 @@ def test_a_study_started_from_an_earlier_one_knows_its_trials_and_runs_its_own(n
     assert not {row["beta"] for row in narrow.trials} & {row.get("beta") for row in earlier.trials}
 
 
-def test_several_studies_make_one_front(notebook):
-    both = notebook.names["both"]
+@pytest.mark.long
+def test_several_studies_make_one_front(whole):
+    both = whole.names["both"]
     assert len(both.trials) == 10
-    for row in both.front:
-        for other in both.trials:
-            better = other["val_accuracy"] >= row["val_accuracy"]
-            cheaper = other["step_flops_ratio"] <= row["step_flops_ratio"]
-            same = (other["val_accuracy"], other["step_flops_ratio"]) == (
-                row["val_accuracy"],
-                row["step_flops_ratio"],
-            )
-            assert same or not (better and cheaper)
-
-
-def test_the_command_line_finds_what_python_made(notebook, capsys, monkeypatch):
-    monkeypatch.chdir(notebook.folder)
-    assert main(["pareto", "notebook", "--json"]) == 0
-    document = et.load_study("notebook").document()
-    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(document))
-
-
-def test_a_process_that_is_connected_to_ray_is_refused(notebook, monkeypatch):
-    import ray
-
-    storage = Path(notebook.folder / "other")
-    monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    with pytest.raises(et.InputError, match="connected to Ray already"):
-        et.sweep(notebook.names["space"], name="third", storage=storage, console=quiet())
-    assert not storage.exists()
-
-
-def quiet():
-    from rich.console import Console
-
-    return Console(quiet=True)
+    points = [(row["val_accuracy"], row["step_flops_ratio"]) for row in both.trials]
+    for row, (accuracy, cost) in zip(both.trials, points, strict=True):
+        beaten = any(a >= accuracy and c <= cost and (a, c) != (accuracy, cost) for a, c in points)
+        assert row["on_front"] is not beaten
 
 
 @pytest.mark.long
-def test_the_page_s_long_blocks_run_in_the_main_thread(notebook):
-    notebook.run([source for source, long in blocks() if long], thread=False)
-    assert notebook.after == notebook.before
-    study, document = notebook.names["study"], notebook.names["document"]
+def test_more_seeds_and_more_workers_are_a_call_each(whole):
+    study, document = whole.names["study"], whole.names["document"]
     assert all(row["seeds"] == 2 for row in study.trials if row["baseline"] or row["on_front"])
     assert document["workers"] == [1, 2]

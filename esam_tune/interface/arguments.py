@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from esam_tune.config import TrialSettings, trial_settings
-from esam_tune.domains import COUNT
+from esam_tune.domains import COUNT, Domain
 from esam_tune.errors import InputError
 from esam_tune.study.comparison import Pick
 from esam_tune.study.placement import WorkerShape
@@ -19,6 +19,7 @@ from esam_tune.tracking.store import asked_uri
 from esam_tune.yaml_file import read_value, read_yaml
 
 STORAGE = "runs"
+_NUMBER = Domain(kind=float)
 
 StrPath = str | Path
 # A settings file, what one holds, or what was picked from a study.
@@ -63,10 +64,10 @@ def worker_shape(cpus_per_worker: int | None, gpus_per_worker: float | None) -> 
         InputError: for a number of cores or GPUs that there cannot be.
     """
     cpus = 1 if cpus_per_worker is None else cpus_per_worker
-    if gpus_per_worker is not None and not isinstance(gpus_per_worker, int | float):
-        problem = f"must be a number, got {gpus_per_worker!r}"
-        raise InputError("--gpus-per-worker", problem, "for example 0.5")
-    return WorkerShape(cpus=int(COUNT.check("--cpus-per-worker", cpus)), gpus=gpus_per_worker)
+    gpus = gpus_per_worker
+    if gpus is not None:
+        gpus = float(_NUMBER.check("--gpus-per-worker", gpus))
+    return WorkerShape(cpus=int(COUNT.check("--cpus-per-worker", cpus)), gpus=gpus)
 
 
 def progress_console(asked: Console | None) -> Console:

@@ -86,14 +86,12 @@ def scale_request(
         InputError: for what cannot be used.
     """
     where = storage_folder(storage)
-    if isinstance(workers, str) or not isinstance(workers, Sequence):
-        raise InputError("--workers", f"must be counts, got {workers!r}", "for example [1, 2, 4]")
     return ScaleRequest(
         settings=run_settings(settings),
         options=ScaleOptions(
             storage=where,
             name=check_name("--name", default_name(where, mode) if name is None else name),
-            workers=[int(COUNT.check("--workers", count)) for count in workers],
+            workers=_counts(workers),
             mode=mode,
             lr_rule=lr_rule,
             rounds=int(ROUNDS.check("--rounds", rounds)),
@@ -107,6 +105,12 @@ def scale_request(
         ),
         console=progress_console(console),
     )
+
+
+def _counts(workers: object) -> list[int]:
+    if isinstance(workers, str) or not isinstance(workers, Sequence):
+        raise InputError("--workers", f"must be counts, got {workers!r}", "for example [1, 2, 4]")
+    return [int(COUNT.check("--workers", count)) for count in workers]
 
 
 @taking(scale_request)
