@@ -18,8 +18,15 @@ _SHAPES = ("square", "diamond", "triangle-up", "triangle-down", "pentagon", "hex
 # plotly.js compiles some of its drawing code as it runs; nothing is fetched, whatever it does.
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
-    "img-src data: blob:; font-src data:"
+    "img-src data: blob:; font-src data:; form-action 'none'"
 )
+# Without plotly's button that hands the data to a server of its makers.
+_CONFIG = {
+    "responsive": True,
+    "displaylogo": False,
+    "showSendToCloud": False,
+    "plotlyServerURL": "",
+}
 _SHEET = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1f2328; background: #fff; margin: 0 auto;
   max-width: 68rem; padding: 1.5rem; }
@@ -46,7 +53,7 @@ def interactive_page(study: Study, others: Sequence[tuple[str, Any]] = ()) -> st
             full_html=False,
             include_plotlyjs=False,
             div_id=f"plot-{number}",
-            config={"responsive": True, "displaylogo": False},
+            config=_CONFIG,
         )
         parts.append(f"<section><h2>{escape(heading)}</h2>{drawn}</section>")
     body = "\n".join(parts)
@@ -136,7 +143,9 @@ def _points(study: Study, name: str, trials: Sequence[Trial], look: dict[str, An
     from plotly import graph_objects as go
 
     errors = {}
-    if any(trial.on_front or trial.baseline for trial in trials):
+    # Those of all dots would hide the dots, and the ring lies on a point that has its own.
+    ring = look.get("symbol") == "circle-open"
+    if not ring and any(trial.on_front or trial.baseline for trial in trials):
         errors = {
             f"error_{side}": _bars(metric, trials)
             for side, metric in (("x", study.cost), ("y", study.accuracy))

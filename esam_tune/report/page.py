@@ -19,7 +19,7 @@ from esam_tune.report.blocks import (
 )
 
 # Whatever a mistake might let into the page: nothing runs, and nothing is fetched.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'"
 
 
 def render(page: Page) -> str:

@@ -139,6 +139,12 @@ def test_the_interactive_plots_are_drawn_without_a_network(page, storage, tmp_pa
     page.wait_for(f"document.readyState === 'complete' && {plots} >= 7")
     assert page.errors == []
     assert asked_for(page) == []
+    # Nor is there a button that would send the study's data away.
+    buttons = page.value(
+        "[...document.querySelectorAll('.modebar-btn')].map(e => e.dataset.title || e.ariaLabel)"
+    )
+    assert "Reset axes" in buttons
+    assert not [title for title in buttons if "loud" in title]
     legend = page.value("document.querySelector('#plot-0 .legend').textContent")
     assert "SAM rho=0.5" in legend
     page.screenshot(tmp_path / "interactive.png")

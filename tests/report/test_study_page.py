@@ -73,7 +73,9 @@ def test_the_table_of_the_front_has_intervals_ties_and_baselines(finished):
 
 def test_the_policy_forbids_scripts_and_the_network(finished):
     page = finished[1]
-    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in page
+    assert (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'" in page
+    )
     assert "<script" not in page
 
 
