@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -26,7 +27,8 @@ from esam_tune.interface.requests import refine_request, sweep_request
 from esam_tune.interface.scaling_runs import scale_request
 from esam_tune.interface.trainings import train_request
 from esam_tune.metrics import METRICS
-from esam_tune.study.signals import raise_on_signals, stop_on_signals
+from esam_tune.study import cluster
+from esam_tune.study.signals import handlers_put_back, raise_on_signals, stop_on_signals
 from esam_tune.worker_scaling import WorkerRule
 
 HEAVY = ("ray", "mlflow", "torch", "optuna", "numpy", "rich")
@@ -516,6 +518,27 @@ def test_another_thread_leaves_signals_alone(block):
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_what_a_block_does_to_handlers_is_undone():
+    before = signal.getsignal(signal.SIGUSR1)
+    with pytest.raises(RuntimeError), handlers_put_back(signal.SIGUSR1):
+        signal.signal(signal.SIGUSR1, lambda *_: None)
+        raise RuntimeError
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_ray_s_variables_are_put_back(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.delenv("TUNE_DISABLE_SIGINT_HANDLER", raising=False)
+    before = dict(os.environ)
+    with pytest.raises(RuntimeError), cluster._variables(None) as known:
+        assert known is None
+        assert "RAY_ADDRESS" not in os.environ
+        assert os.environ["TUNE_DISABLE_SIGINT_HANDLER"] == "1"
+        os.environ["RAY_OF_ITS_OWN"] = "1"
+        raise RuntimeError
+    assert dict(os.environ) == before
 
 
 def test_a_mistake_names_the_arguments_of_the_call_and_nothing_else_anew():
