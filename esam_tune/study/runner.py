@@ -23,6 +23,9 @@ from esam_tune.worker_group import run_in_group
 # The driver of a worker group pins a sliver of the head node; its workers ask for the real thing.
 _DRIVER_RESOURCES = {"node:__internal_head__": 0.001}
 
+# Characters of a reason: of a dead process Ray tells all that may have killed it.
+_MOST_WORDS = 300
+
 
 class StudyInterrupted(Exception):  # noqa: N818 - not an error: the user asked for it
     """The study was asked to stop; everything reported is recorded."""
@@ -106,8 +109,12 @@ class _Listener(tune.Callback):
         """One line that says why Tune gave a trial up."""
         if trial.trial_id in self._hung:
             return f"hung: no epoch ended within {self._watch.limit:g} s"
-        # As text: what Tune pickles lies in the storage, where others may write.
-        return described(trial.get_error() or "") or "the trial's process was lost"
+        # Tune keeps a trial's errors, the last one at the end, in a file of this machine.
+        try:
+            text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+        except OSError:
+            text = ""
+        return described(text)[:_MOST_WORDS] or "the trial's process was lost"
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files out of Tune's own snapshots, which are never read."""
