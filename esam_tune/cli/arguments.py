@@ -88,18 +88,6 @@ def shown_path(text: str) -> Path:
     return Path(text)
 
 
-def export_file(text: str) -> Path:
-    """Parse the path of a settings file to write.
-
-    It may lie wherever the user may write, and nothing but a YAML file can be written over: not a
-    study's journal, a database, or a shell's start-up file.
-    """
-    path = shown_path(text)
-    if path.suffix not in (".yaml", ".yml"):
-        raise argparse.ArgumentTypeError(f"must end in .yaml or .yml, got {text!r}")
-    return path
-
-
 def storage(text: str) -> Path:
     """Parse a storage folder, which must outlive a job that runs in a copy of its upload."""
     folder = shown_path(text)

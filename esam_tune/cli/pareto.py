@@ -11,9 +11,9 @@ from esam_tune.cli.arguments import (
     add_verb,
     arguments_of,
     bound,
-    export_file,
     output_console,
     print_json,
+    shown_path,
 )
 
 
@@ -39,7 +39,7 @@ def add_parser(verbs: Any) -> None:
         "--pick", choices=["accuracy", "cost", "knee"], default="knee", help="default: knee"
     )
     parser.add_argument(
-        "--export", type=export_file, metavar="FILE", help="write the pick's settings (*.yaml)"
+        "--export", type=shown_path, metavar="FILE", help="write the pick's settings (*.yaml)"
     )
     add_json(parser)
 
