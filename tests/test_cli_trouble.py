@@ -82,7 +82,8 @@ def test_a_full_disk_behind_stdout_is_one_line_and_a_failure(arguments):
             command_line(*arguments),
             stdout=full,
             stderr=subprocess.PIPE,
-            env=environment(),
+            # As most have it: what is printed waits for the process' end.
+            env=environment(PYTHONUNBUFFERED=""),
             text=True,
             timeout=60,
             check=False,
