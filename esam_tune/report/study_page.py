@@ -112,24 +112,23 @@ def _front(study: Study) -> Section:
     blocks: list[Block] = [Picture(svg=wide, narrow=narrow, caption=caption)]
     if study.complete:
         words = "The front by cost, and below it, in grey, the baselines that are not on it."
-        faint = [(trial, "faint") for trial in study.off_front]
-        shown = [*((trial, "plain") for trial in study.front), *faint]
-        blocks.append(_table(study, shown, words))
+        blocks.append(_table(study, [*study.front, *study.off_front], words, grey=True))
     return Section(key="front", title="The front", blocks=blocks)
 
 
-def _table(study: Study, shown: Sequence[tuple[Trial, str]], caption: str) -> Table:
+def _table(study: Study, shown: Sequence[Trial], caption: str, *, grey: bool = False) -> Table:
+    """Trials with their values, those off the front in grey if asked for."""
     head = ["trial", "setting", *(study.headings[key] for key in study.columns)]
     head += ["seeds", f"{difference_unit(study)} from the chosen", ""]
     rows = []
-    for trial, kind in shown[:_MOST_ROWS]:
+    for trial in shown[:_MOST_ROWS]:
         chosen = trial.trial_id == study.chosen
         marks = ["chosen"] * chosen + ["front"] * trial.on_front + ["baseline"] * trial.baseline
         marks += ["tied"] * (trial.difference is not None and trial.difference.tied)
         cells = [trial.trial_id, trial.label, *(trial.cells[key] for key in study.columns)]
         cells += [str(trial.seeds), difference_text(study, trial.difference), ", ".join(marks)]
-        look = "chosen" if chosen else "faint" if kind == "faint" else "plain"
-        rows.append(Row(cells=cells, kind=look))
+        faint = grey and not trial.on_front
+        rows.append(Row(cells=cells, kind="chosen" if chosen else "faint" if faint else "plain"))
     left = len(shown) - len(rows)
     caption += f" {left} more rows are in front.csv." * (left > 0)
     numbers = range(2, len(head) - 1)
@@ -145,7 +144,7 @@ def _baselines(study: Study) -> Section | None:
     blocks: list[Block] = [Paragraph(text=baselines_cost(study))]
     if complete:
         words = "Settings that run in every such study, by cost."
-        blocks.append(_table(study, [(trial, "plain") for trial in complete], words))
+        blocks.append(_table(study, complete, words))
     lacking = [
         f"{trial.label} {'is running' if trial.state == 'running' else trial.state}"
         for trial in baselines

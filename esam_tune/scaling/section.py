@@ -26,7 +26,7 @@ def scaling_sections(storage: Path, study: str) -> list[Section]:
         storage: root of all studies.
         study: its name.
     """
-    sections = []
+    sections: list[Section] = []
     for path in sorted((storage / FOLDER).glob("*/result.json")):
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
