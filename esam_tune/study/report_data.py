@@ -48,12 +48,12 @@ def study_data(folder: StudyFolder, record: StudyRecord, rule: Rule) -> Study:
     trials = tuple(
         Trial(
             trial_id=trial.trial_id,
-            label=escaped(trial.label),
+            label=trial.label,
             params=trial.params,
             baseline=trial.baseline,
             on_front=trial.trial_id in front,
             state=trial.state,
-            reason=trial.reason and escaped(trial.reason),
+            reason=trial.reason,
             infeasible=tuple(record.infeasible(trial)) if trial.state == "complete" else (),
             seeds=len(trial.complete_runs),
             values=dict(zip(columns, trial.values(columns), strict=True)),

@@ -79,7 +79,7 @@ def test_mistakes_are_refused_and_nothing_is_written(storage, tmp_path, capsys, 
 @pytest.fixture
 def scaled(tmp_path):
     """A storage with a study and a scaling study, a real one, of what it chose."""
-    full_study(tmp_path, trials=3)
+    full_study(tmp_path, trials=1)
     document = json.loads((REPOSITORY / "docs/scaling/digits/result.json").read_text())
     document["settings"]["origin"] = {"study": "small", "trial_id": "0002"}
     folder = tmp_path / "scaling" / "strong"
@@ -97,10 +97,9 @@ def test_a_scaling_study_of_its_setting_is_in_the_report(scaled):
 
 
 def test_scaling_of_another_study_s_setting_is_not(scaled):
-    full_study(scaled, trials=3, name="other")
+    full_study(scaled, trials=1, name="other")
     assert scaling_sections(scaled, "other") == []
-    text = PageReader(write_report(study_folder(scaled, "other")).read_text()).text
-    assert "scaling over workers" not in text
+    assert len(scaling_sections(scaled, "small")) == 1
 
 
 @pytest.mark.parametrize(
