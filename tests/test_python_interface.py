@@ -29,6 +29,8 @@ from esam_tune.interface.scaling_runs import scale_request
 from esam_tune.interface.trainings import train_request
 from esam_tune.metrics import METRICS
 from esam_tune.study import cluster
+from esam_tune.study.execution import SweepResult
+from esam_tune.study.folder import StudyFolder
 from esam_tune.study.signals import handlers_put_back, raise_on_signals, stop_on_signals
 from esam_tune.worker_scaling import WorkerRule
 
@@ -519,6 +521,59 @@ def test_another_thread_leaves_signals_alone(block):
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+@pytest.fixture
+def ended(storage, monkeypatch):
+    """A sweep, and a refinement, that have come to an end of some kind."""
+
+    def end_as(outcome):
+        folder = StudyFolder(storage=storage, name="small")
+        result = SweepResult(outcome=outcome, document={}, record=folder.record(), folder=folder)
+        monkeypatch.setattr("esam_tune.study.sweep.sweep", lambda *_: result)
+        monkeypatch.setattr("esam_tune.study.sweep.refine", lambda *_: result)
+
+    return end_as
+
+
+def calls(storage):
+    return [
+        lambda: et.sweep(space_document(), storage=storage),
+        lambda: et.load_study("small", storage=storage).refine(seeds=2),
+    ]
+
+
+def test_a_study_that_is_done_is_returned(ended, storage):
+    ended("done")
+    for call in calls(storage):
+        assert len(call().front) == 3
+
+
+def test_a_study_without_a_complete_trial_raises_with_the_first_reason(ended, storage):
+    ended("failed")
+    for call in calls(storage):
+        with pytest.raises(et.RunFailedError, match="no trial reached its end; the first: because"):
+            call()
+
+
+def test_an_interrupted_study_says_how_to_go_on(ended, storage):
+    ended("interrupted")
+    for call in calls(storage):
+        with pytest.raises(KeyboardInterrupt, match="'small' was interrupted and is saved"):
+            call()
+
+
+def test_a_terminated_study_ends_the_process_by_the_caller_s_handler(ended, storage):
+    ended("terminated")
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        for call in calls(storage):
+            with pytest.raises(KeyboardInterrupt, match="is saved"):
+                call()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == [signal.SIGTERM] * 2
 
 
 def test_what_a_block_does_to_handlers_is_undone():
