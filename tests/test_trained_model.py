@@ -50,10 +50,15 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all, since it takes MLflow seconds to make its tables."""
+    return tmp_path_factory.mktemp("storage")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, storage: Path) -> Trained:
     """One undisturbed and registered; one killed in the middle and gone on with."""
-    folder = tmp_path_factory.mktemp("trained")
-    settings, storage = write_settings(folder / "settings.yaml"), folder / "runs"
+    settings = write_settings(tmp_path_factory.mktemp("trained") / "settings.yaml")
     common = (settings, "--storage", storage, "--cpus-per-worker", 1, "--name", "cut")
     with training(*common) as process:
         wait_for_epoch(process, 3)
@@ -169,7 +174,7 @@ def test_a_finished_training_is_not_trained_again_but_registered(trained: Traine
 
 
 def test_what_a_death_left_half_logged_is_logged_once(
-    trained: Trained,
+    storage: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -185,12 +190,12 @@ def test_what_a_death_left_half_logged_is_logged_once(
     for step in ("log_model_artifacts", "finalize_logged_model", "create_model_version"):
         with monkeypatch.context() as patched:
             patched.setattr(MlflowClient, step, die)
-            document = train_here(settings, trained.storage, **asked)
+            document = train_here(settings, storage, **asked)
         assert document["registered"] is None
         assert "MLflow did not take the model (gone)" in caplog.text
         caplog.clear()
         asked["resume"] = True
-    document = train_here(settings, trained.storage, **asked)
+    document = train_here(settings, storage, **asked)
     assert document["registered"] == {"name": "torn", "version": 1}
 
     client = MlflowClient(tracking_uri=document["tracking_uri"])
