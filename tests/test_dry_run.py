@@ -59,11 +59,14 @@ def test_the_first_proposals_are_those_of_the_study_itself(tmp_path, steps_of_a_
 
 
 def test_time_adds_up_steps_costs_and_evaluation(tmp_path, steps_of_a_second):
-    """1,079 training images in batches of 64 are 16 steps; 359 are evaluated, at a third each."""
+    """1,079 training images in batches of 64 are 16 steps; 359 are evaluated, at a third each.
+
+    With two epochs all 32 steps have a base step beside them, after one that warms up.
+    """
     search = {"optimizer": "esam", "beta": 1.0, "gamma": 1.0, "rho": {"low": 0.1, "high": 1.0}}
     plan = planned(tmp_path, trials=1, search=search, max_concurrent=1)
     estimate = dry_run(plan, WorkerShape(), None).estimate
-    steps = sum(2 * (16 * cost + 359 / 64 / 3) + 48 for cost in (1.0, 2.0))
+    steps = sum(2 * (16 * cost + 359 / 64 / 3) + 33 for cost in (1.0, 2.0))
     assert estimate.step_seconds == 1.0
     assert estimate.hours * 3600 == pytest.approx(steps + module._RAY_SECONDS)
     assert estimate.high * 3600 == pytest.approx(2 * steps + module._RAY_SECONDS)
@@ -75,6 +78,18 @@ def test_a_million_trials_take_no_list_of_a_million(tmp_path, steps_of_a_second)
     many = planned(tmp_path, trials=1_000_000, seeds=1_000_000, max_concurrent=1)
     hours = [dry_run(plan, WorkerShape(), None).estimate.hours for plan in (few, many)]
     assert hours[1] / hours[0] == pytest.approx(1e12 / 11, rel=0.2)
+
+
+@pytest.mark.parametrize(("epochs", "beside"), [(1, 17), (4, 49), (30, 61), (60, 61)])
+def test_base_steps_beside_a_training_s_are_as_many_as_its_timer_takes(
+    tmp_path, steps_of_a_second, epochs, beside
+):
+    training = {"epochs": epochs, "batch_size": 64, "lr": 0.05}
+    search = {"optimizer": "esam", "beta": 1.0, "gamma": 1.0, "rho": {"low": 0.1, "high": 1.0}}
+    plan = planned(tmp_path, trials=1, training=training, search=search, max_concurrent=1)
+    taken = dry_run(plan, WorkerShape(), None).estimate.hours * 3600 - module._RAY_SECONDS
+    own = sum(epochs * (16 * cost + 359 / 64 / 3) for cost in (1.0, 2.0))
+    assert taken - own == pytest.approx(2 * beside)
 
 
 @pytest.mark.parametrize(("concurrent", "at_once"), [(2, 2), (6, 3)])
@@ -91,7 +106,7 @@ def test_no_more_trials_share_the_time_than_there_are(tmp_path, monkeypatch, con
     assert found.document()["plan"]["max_concurrent"] == at_once
 
     def seconds(sam):
-        one, rest = (2 * (16 * cost + 359 / 64 / 3) + 48 for cost in (1.0, sam))
+        one, rest = (2 * (16 * cost + 359 / 64 / 3) + 33 for cost in (1.0, sam))
         return max((one + 2 * rest) / at_once, rest) + module._RAY_SECONDS
 
     # SAM's steps take 2.5 times a base step's, and are counted as twice as dear.

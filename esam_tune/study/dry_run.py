@@ -27,8 +27,6 @@ _DRAWS = 256
 # the README's figures.
 _GROUP_SECONDS = 17.0
 _RAY_SECONDS = 10.0
-# Base steps that each trial takes beside its own to measure its cost.
-_TIMED_PAIRS = 48
 # An evaluated image takes a forward pass: a third of a step's work.
 _EVALUATION_SHARE = 1 / 3
 
@@ -243,6 +241,7 @@ def _estimate(
     import torch
 
     from esam_tune.step_probe import SAM, probe_steps
+    from esam_tune.step_timer import StepTimer
     from esam_tune.tasks.data import load_split
 
     on_gpu = placement.gpus_per_worker > 0
@@ -267,12 +266,17 @@ def _estimate(
     kinds.append((mean_cost, spec.trials * spec.seeds))
     steps = len(train) // training.batch_size
     evaluated = _EVALUATION_SHARE * len(val) / training.batch_size
+    # Base steps that a trial takes beside its own to measure its cost; the first one warms up.
+    beside = 1 + sum(
+        len(StepTimer.drawn_steps(steps, epoch, training.epochs))
+        for epoch in range(1, training.epochs + 1)
+    )
     start = _GROUP_SECONDS if plan.workers > 1 else 0.0
 
     def held(cost: float, seconds: float, longer: float) -> float:
         """Seconds that a trial holds its workers."""
         each = 1.0 + (cost - 1.0) * longer
-        return (training.epochs * (steps * each + evaluated) + _TIMED_PAIRS) * seconds + start
+        return (training.epochs * (steps * each + evaluated) + beside) * seconds + start
 
     def together(seconds: float, longer: float) -> float:
         """Seconds that all trials hold their workers, one after the other."""
