@@ -141,7 +141,7 @@ def _corners(spec: StudySpec) -> Iterator[dict[str, Value]]:
         # What a condition tells apart has ends of its own.
         told_apart = {v for c in spec.conditions.values() for v in c.when.get(key, ())}
         if isinstance(dimension, Choice):
-            ends[key] = _extremes(key, dimension, told_apart)
+            ends[key] = _extremes(spec, key, dimension, told_apart)
         else:
             asked = {int(v) for v in told_apart}
             beside = {value + step for value in asked for step in (-1, 0, 1)}
@@ -160,23 +160,29 @@ def _corners(spec: StudySpec) -> Iterator[dict[str, Value]]:
         yield _priced(spec, dict(zip(ends, values, strict=True)))
 
 
-def _extremes(key: str, dimension: Choice, told_apart: set[Value]) -> tuple[Value, ...]:
+def _extremes(
+    spec: StudySpec, key: str, dimension: Choice, told_apart: set[Value]
+) -> tuple[Value, ...]:
     """The choices at which cost may have its ends: it rises or falls with beta, gamma and every."""
     if key not in ("beta", "gamma", "every"):
         return dimension.choices
-    ordered = sorted(dimension.choices)
-    # gamma = 1 selects nothing: a little below may be dearer.
-    below_one = [value for value in ordered if value < 1][-1:]
-    kept = {ordered[0], ordered[-1], *below_one, *filter(dimension.contains, told_apart)}
+    ordered = sorted(map(float, dimension.choices))
+    kept = {ordered[0], ordered[-1], *told_apart}
+    for size in _compared_sizes(spec) if key == "gamma" else ():
+        kept |= set([value for value in ordered if value * size < size - 0.5][-1:])
     return tuple(value for value in dimension.choices if value in kept)
 
 
 def _just_below_one(spec: StudySpec, gamma: Range) -> tuple[float, ...]:
     """The largest gammas that leave a row out: dearer than gamma = 1, which selects nothing."""
-    sizes = _sizes(spec)
-    told = sizes if len(sizes) <= _COUNTED else {min(sizes), max(sizes)}
-    largest = {1 - 1 / size for size in told}
+    largest = {1 - 1 / size for size in _compared_sizes(spec)}
     return tuple(value for value in largest if gamma.contains(value))
+
+
+def _compared_sizes(spec: StudySpec) -> set[int]:
+    """Batch sizes whose costs are compared: all of a few, of many the ends."""
+    sizes = _sizes(spec)
+    return sizes if len(sizes) <= _COUNTED else {min(sizes), max(sizes)}
 
 
 def _drawn(spec: StudySpec, random: Random) -> dict[str, Value]:
