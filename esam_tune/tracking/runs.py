@@ -229,7 +229,7 @@ class StudyRuns:
 
     def _start_trial(self, event: Event) -> None:
         trial_id = str(event["trial_id"])
-        params = self._params[self._trial_of(event)]
+        params, setup = self._params[self._trial_of(event)], _setup_tags(event)
         if trial_id not in self.cursor.run_ids:
             tags: dict[str, str | None] = {
                 _STUDY_TAG: self._started["study_id"],
@@ -247,10 +247,10 @@ class StudyRuns:
                 if event["baseline"]:
                     tags["baseline"] = "true"
             tags["mlflow.parentRunId"] = above
-            self.cursor.run_ids[trial_id] = self._create(event, name, tags)
-        run_id = self.cursor.run_ids[trial_id]
-        log_tags(self._client, run_id, _setup_tags(event))
-        log_params(self._client, run_id, params)
+            self.cursor.run_ids[trial_id] = self._create(event, name, tags | setup)
+        else:
+            log_tags(self._client, self.cursor.run_ids[trial_id], setup)
+        log_params(self._client, self.cursor.run_ids[trial_id], params)
 
     def _create(self, event: Event, name: str, tags: Mapping[str, str | None]) -> str:
         given = {key: value for key, value in tags.items() if value is not None}

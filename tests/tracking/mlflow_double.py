@@ -273,7 +273,7 @@ def serving(double, port=0):
             thread.join()
 
 
-def wait_until(true, seconds=30.0):
+def wait_until(true, seconds=120.0):
     """Wait for something to become true."""
     end = time.monotonic() + seconds
     while not true():
