@@ -161,20 +161,34 @@ def _slice(axes: Axes, study: Study, axis: Axis, metric: str) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     plain_axes(axes)
-    for trial in study.trials:
-        value = trial.params.get(axis.key)
-        if trial.baseline or value is None or not isfinite(trial.values[metric]):
-            continue
-        if trial.state not in ("complete", "pruned"):
-            continue
-        x = axis.choices.index(value) if axis.choices else value
-        look = ON_FRONT if trial.on_front else PRUNED if trial.state == "pruned" else SEARCHED
-        rings = [RING | {"ms": 15}] * (trial.trial_id == study.chosen)
-        for style in [look | {"zorder": 3 + trial.on_front}, *rings]:
-            axes.plot(x, trial.values[metric], clip_on=False, **style)
-        interval = trial.intervals.get(metric)
-        if interval is not None and trial.on_front:
-            axes.plot([x, x], interval, color=BLUE, lw=1.2, alpha=0.6, zorder=2)
+    shown = [
+        trial
+        for trial in study.trials
+        if axis.key in trial.params and not trial.baseline and isfinite(trial.values[metric])
+    ]
+    places = {
+        trial.trial_id: (
+            axis.choices.index(trial.params[axis.key]) if axis.choices else trial.params[axis.key],
+            trial.values[metric],
+        )
+        for trial in shown
+    }
+    kinds: list[tuple[list[Trial], Style]] = [
+        # What was stopped early may lie far below: it is cut at the edge.
+        ([t for t in shown if t.state == "pruned"], PRUNED | {"zorder": 3}),
+        ([t for t in shown if t.state == "complete"], SEARCHED | {"zorder": 3, "clip_on": False}),
+        ([t for t in shown if t.on_front], ON_FRONT | {"zorder": 4, "clip_on": False}),
+        ([t for t in shown if t.trial_id == study.chosen], RING | {"ms": 15, "clip_on": False}),
+    ]
+    for trials, look in kinds:
+        if trials:
+            axes.plot(*zip(*(places[trial.trial_id] for trial in trials), strict=True), **look)
+    for trial in kinds[2][0]:
+        if metric in trial.intervals:
+            ends = trial.intervals[metric]
+            axes.plot(
+                [places[trial.trial_id][0]] * 2, ends, color=BLUE, lw=1.2, alpha=0.6, zorder=2
+            )
     values = [t.values[metric] for t in study.searched]
     room = 0.25 * (max(values) - min(values)) or 0.01
     axes.set_ylim(min(values) - room, max(values) + room)

@@ -37,8 +37,8 @@ def axes_of(plot, panel=0):
 
 
 def points(axes):
-    lines = [line for line in axes.lines if len(line.get_xdata()) == 1]
-    return [(line, (float(line.get_xdata()[0]), float(line.get_ydata()[0]))) for line in lines]
+    lines = [line for line in axes.lines if line.get_linestyle() == "None"]
+    return [(line, (float(x), float(y))) for line in lines for x, y in line.get_xydata()]
 
 
 # --- what is drawn ----------------------------------------------------------------------------
@@ -66,7 +66,9 @@ def test_slices_have_every_search_trial_at_its_value(data):
     assert axes.get_xlabel() == "rho (log scale)"
     assert axes.get_xscale() == "log"
     expected = [(t.params["rho"], t.values["val_accuracy"]) for t in data.searched]
-    shown = [place for line, place in points(axes) if line.get_markersize() < 15]
+    shown = [place for line, place in points(axes) if line.get_markersize() < 9]
+    front = [place for line, place in points(axes) if line.get_markersize() == 9.5]
+    assert len(front) == sum(not trial.baseline for trial in data.front)
     assert sorted(shown) == sorted(expected)
     choice = data.choice
     rings = [place for line, place in points(axes) if line.get_markersize() == 15]
@@ -196,7 +198,7 @@ def test_the_interactive_page_holds_plotly_once_and_fetches_nothing(study, data)
     assert headings[:2] == ["The front, with baselines", "Learning curves of the front"]
     for words in ("Parallel coordinates", "Slices: val accuracy", "Slices: step flops ratio"):
         assert words in headings
-    assert sum("Importance" in heading for heading in headings) == 1
+    assert sum("Importance" in heading for heading in headings) == 2
 
 
 def test_the_interactive_front_has_intervals_and_every_trial(data):
