@@ -66,9 +66,10 @@ def would_repeat(error: BaseException) -> bool:
 def describe(error: BaseException) -> str:
     """One line that says why a run failed, without the tracebacks that wrappers put into it."""
     cause = _innermost(error)
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    last = lines[-1] if lines else "no message"
-    said = last if isinstance(cause, RunFailure) else f"{type(cause).__name__}: {last}"
+    text = str(cause)
+    said = described(text)
+    if not isinstance(cause, RunFailure) and said == _last_line(text):
+        said = f"{type(cause).__name__}: {said or 'no message'}"
     # A worker's reason comes by here again, in its group's error.
     if _out_of_memory(cause) and _MORE_MEMORY not in said:
         said += f"; {_MORE_MEMORY}"
@@ -76,10 +77,13 @@ def describe(error: BaseException) -> str:
 
 
 def described(text: str) -> str:
-    """The same of a traceback that is there as text alone; empty where it holds nothing."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    name, _, reason = (lines[-1] if lines else "").partition(": ")
-    return reason if name.endswith(RunFailure.__name__) else lines[-1] if lines else ""
+    """What a traceback says at its end, that of a run's failure without its name; "" for none."""
+    name, _, reason = _last_line(text).partition(": ")
+    return reason if name.endswith(RunFailure.__name__) else _last_line(text)
+
+
+def _last_line(text: str) -> str:
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "").strip()
 
 
 def _innermost(error: BaseException) -> BaseException:

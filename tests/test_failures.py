@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from ray.exceptions import RayTaskError
-from ray.train import ControllerError
+from ray.train import ControllerError, WorkerGroupError
 
 from esam_tune.errors import InputError
 from esam_tune.failures import RunFailure, describe, described, failure_of, would_repeat
@@ -35,6 +35,14 @@ def test_what_ray_wraps_is_unwrapped(wrapped):
     failure = failure_of(OSError(28, "No space left on device"), "worker 1")
     said = describe(wrapped(failure))
     assert said.startswith("OSError: [Errno 28] No space left on device (worker 1 on node ")
+
+
+def test_a_groups_error_is_described_by_its_workers():
+    error = WorkerGroupError(
+        "[Rank 1 Error]:\n  File x\nesam_tune.failures.RunFailure: OSError: gone (worker 1)",
+        {1: failure_of(OSError("gone"), "worker 1")},
+    )
+    assert describe(error) == "OSError: gone (worker 1)"
 
 
 def test_a_traceback_that_is_text_alone_is_described_alike():
