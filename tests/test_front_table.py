@@ -49,6 +49,7 @@ def test_a_table_of_no_trials_is_its_header(tmp_path):
         ("val_accuracy", 0.98765, "98.8%"),
         ("test_accuracy", 1.0, "100.0%"),
         ("val_loss", 0.12345, "0.123"),
+        ("sharpness", 0.04037, "0.040"),
         ("step_flops_ratio", 1.678, "1.68"),
         ("step_time_ratio", None, "-"),
     ],

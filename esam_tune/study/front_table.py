@@ -80,4 +80,5 @@ def format_metric(key: str, value: float | None) -> str:
         return "-"
     if key in (keys.VAL_ACCURACY, keys.TEST_ACCURACY):
         return f"{value:.1%}"
-    return f"{value:.3f}" if key in (keys.VAL_LOSS, keys.TRAIN_LOSS) else f"{value:.2f}"
+    losses = (keys.VAL_LOSS, keys.TRAIN_LOSS, keys.SHARPNESS)
+    return f"{value:.3f}" if key in losses else f"{value:.2f}"
