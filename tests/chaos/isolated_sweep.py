@@ -27,8 +27,9 @@ from esam_tune.journal import Event
 
 _LISTENS = "0A"
 _GONE_SECONDS = 60.0
-# Where Ray keeps the logs of each of its lives, which stay: they say why a trial failed.
-_SESSIONS = "ray/"
+# What is meant to stay: the logs that Ray keeps of each of its lives, which say why a trial failed,
+# and torch's cache of compiled code, one a user.
+_KEPT = ("ray/", "torchinductor_")
 _END_SECONDS = 600.0
 
 
@@ -39,7 +40,7 @@ class LeftBehind:
     Args:
         processes: command lines, by process id.
         ports: still listened on, of those that the sweep's processes listened on.
-        files: temporary ones but Ray's logs, relative to the sweep's folder of them.
+        files: temporary ones that are not meant to stay, relative to the sweep's folder of them.
         seconds: from the process' end until no other of its processes was left, or the patience
             with them was.
     """
@@ -190,7 +191,7 @@ class IsolatedSweep:
             files=sorted(
                 name
                 for name in (str(path.relative_to(self.scratch)) for path in _files(self.scratch))
-                if not name.startswith(_SESSIONS)
+                if not name.startswith(_KEPT)
             ),
             seconds=time.monotonic() - began,
         )
