@@ -63,9 +63,7 @@ def test_a_storage_that_cannot_be_used_is_refused(url, problem):
 
 
 @pytest.mark.parametrize("name", ["a%20b", "a b"])
-def test_a_journals_url_means_the_same_file_when_checked_and_when_opened(
-    tmp_path, name
-):
+def test_a_journals_url_means_the_same_file_when_checked_and_when_opened(tmp_path, name):
     (tmp_path / "a b").mkdir()
     url = f"journal:///{tmp_path}/{name}/study%2Elog"
     check_optuna_storage(url)
