@@ -1,7 +1,7 @@
 """SIGKILLs of a study's driver at random moments: what was asked for happens exactly once.
 
-``make chaos`` runs fifty, over four studies; ``make test`` two signals of one. After each the study
-is resumed by the same command. In the end it has no trial or metric too few or twice, and is bit
+``make chaos`` runs fifty, over four studies; ``make test`` has one in the tests of whole studies. After
+each the study is resumed by the same command. In the end it has no trial or metric too few or twice, and is bit
 for bit the one that nothing disturbed, but for times.
 """
 
@@ -146,6 +146,7 @@ def test_a_killed_driver_loses_and_repeats_nothing(tmp_path, name, record_proper
     assert not (sweep.journal.parent / "tune").exists()
 
 
+@pytest.mark.long
 def test_a_stopped_and_a_killed_study_become_what_they_would_have_been(tmp_path):
     changes = {"max_concurrent": 1}
     sweep, spec = study_of(tmp_path / "disturbed", **changes)

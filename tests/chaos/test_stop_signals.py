@@ -1,8 +1,7 @@
 """SIGINT and SIGTERM: the study is saved, the exit code says so, and nothing is left behind.
 
 Counted are processes, ports, temporary files, and on a cluster that was there before, actors and
-placement groups. ``make chaos`` sends each signal at each kind of moment; the short form in
-``make test`` is a part of the test of driver kills.
+placement groups. ``make chaos`` sends each signal at each kind of moment.
 """
 
 import json

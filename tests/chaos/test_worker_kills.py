@@ -1,6 +1,6 @@
 """Workers and nodes killed under trials of two workers: each goes on, and no other notices.
 
-``make chaos`` kills twenty, ``make test`` one. All trials but the last have one setting and one
+``make chaos`` kills twenty, and one in a short form. All trials but the last have one setting and one
 seed, and the first of them is left alone: whatever the others went through, they are to end with
 the very numbers of that one.
 """
@@ -22,7 +22,7 @@ from two_nodes import two_nodes
 
 from esam_tune.study.space import load_space
 
-pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 
 SEED = int(os.environ.get("ESAM_TUNE_CHAOS_SEED", "0"))
 # Every so many kills take a node and all that runs on it.
@@ -151,7 +151,7 @@ class Killer:
     ("count", "trials", "epochs"),
     [
         pytest.param(1, 2, 40, id="short"),
-        pytest.param(20, 9, 120, id="full", marks=pytest.mark.long),
+        pytest.param(20, 9, 120, id="full"),
     ],
 )
 def test_killed_workers_and_nodes_cost_no_trial(tmp_path, count, trials, epochs, record_property):
