@@ -275,7 +275,7 @@ def _add_legend(
     from matplotlib.lines import Line2D
 
     plain = {point.state for point in styles if not (point.baseline or point.on_front)}
-    name = f": {shorten(ringed.label, 40, placeholder=' …')}" if ringed else ""
+    name = f": {shorten(ringed.label, 36, placeholder=' …')}" if ringed else ""
     entries = [
         ([SEARCHED] * ("complete" in plain), "search trial"),
         ([PRUNED] * ("pruned" in plain), "stopped early"),
@@ -290,8 +290,8 @@ def _add_legend(
     legend = figure.legend(
         shown, [text for looks, text in entries if looks], ncols=layout.legend_columns,
         loc="center left", bbox_to_anchor=(0.108 / layout.width, 1 - middle / layout.height),
-        frameon=False, borderpad=0, fontsize=9.5, borderaxespad=0, handlelength=2.3,
-        columnspacing=1.8, handler_map={tuple: HandlerTuple(ndivide=None, pad=0.2)},
+        frameon=False, borderpad=0, fontsize=9.5, borderaxespad=0, handlelength=2.0,
+        columnspacing=1.1, handler_map={tuple: HandlerTuple(ndivide=None, pad=0.2)},
     )  # fmt: skip
     for text in legend.get_texts():
         text.set_parse_math(False)

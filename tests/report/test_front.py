@@ -188,6 +188,16 @@ def test_legend_lists_what_is_there_and_covers_no_panel() -> None:
     assert 0 <= box.x0 < box.x1 <= figure.bbox.width
 
 
+def test_a_full_legend_with_a_long_name_stays_inside() -> None:
+    longest = "ESAM beta=0.31 gamma=0.36 rho=0.18 " * 2
+    stopped = trial("stopped", 1.7, 0.91, state="pruned")
+    figure = draw([*STUDY, stopped, trial(longest, 1.4, 0.97)], longest)
+    figure.draw_without_rendering()
+    assert len(figure.legends[0].get_texts()) == 5
+    assert figure.legends[0].get_window_extent().x1 <= figure.bbox.width
+    assert "gamma=0.36 rho=0.18" in figure.legends[0].get_texts()[-1].get_text()
+
+
 def test_a_study_without_results_says_so() -> None:
     for points in ([], [trial("crashed", NAN, NAN, state="failed")]):
         figure = draw(points)
