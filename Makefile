@@ -32,6 +32,7 @@ test-long: $(BIN)/.installed-dev
 # Each test prints its figures as one line of JSON.
 chaos: $(BIN)/.installed-dev
 	ESAM_TUNE_CHAOS_HISTORIES=1000 $(BIN)/python -m pytest -m '' -s tests/chaos $(PYTEST_ARGS)
+	$(BIN)/python benchmarks/many_trials.py --trials 1000 --trained --samplers random
 
 lint: $(BIN)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,8 +1,8 @@
 """SIGKILLs of a study's driver at random moments: what was asked for happens exactly once.
 
-``make chaos`` runs fifty, over four studies; ``make test`` has one in the tests of whole studies. After
-each the study is resumed by the same command. In the end it has no trial or metric too few or twice, and is bit
-for bit the one that nothing disturbed, but for times.
+``make chaos`` runs fifty, over four studies; ``make test`` has one, in the tests of whole studies.
+After each the study is resumed by the same command. In the end it has no trial or metric too few or
+twice, and is bit for bit the one that nothing disturbed, but for times.
 """
 
 import json

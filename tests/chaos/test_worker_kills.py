@@ -1,8 +1,8 @@
 """Workers and nodes killed under trials of two workers: each goes on, and no other notices.
 
-``make chaos`` kills twenty, and one in a short form. All trials but the last have one setting and one
-seed, and the first of them is left alone: whatever the others went through, they are to end with
-the very numbers of that one.
+``make chaos`` kills twenty, and one in a short form. All trials but the last have one setting and
+one seed, and the first of them is left alone: whatever the others went through, they are to end
+with the very numbers of that one.
 """
 
 import json
