@@ -10,7 +10,9 @@ the study is kept there, and one that was recorded there before is drawn again.
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -30,11 +32,12 @@ from terminal import run_in_terminal, screen_after  # noqa: E402
 from esam_tune.tracking.store import EXPERIMENT, connect, local_uri  # noqa: E402
 
 STUDY = "tutorial"
-OPTIONS = f"--name {STUDY} --trials 8 --epochs 15 --max-concurrent 1"
-SWEEP = f"sweep search_spaces/digits_noisy.yaml {OPTIONS}"
+RANGE = "search.rho={low: 0.1, high: 0.5, log: true}"
+SPACE = "search_spaces/digits_noisy.yaml"
+SWEEP = ["sweep", SPACE, "--name", STUDY, "--trials", "4", "--set", RANGE]
 COLUMNS, LINES = 88, 30
 # Of the study's time, when the terminal is looked at.
-MOMENT = 0.7
+MOMENT = 0.9
 COLOURS = 128
 WIDTH = 1200  # pixels of a picture
 
@@ -53,18 +56,18 @@ def main() -> None:
         storage = (options.storage or Path(scratch, "runs")).absolute()
         recording = storage / "recording.json"
         if not recording.exists():
-            frames = run_study(storage)
-            recording.write_text(json.dumps(frames), encoding="utf-8")
-        frames = json.loads(recording.read_text(encoding="utf-8"))
+            pieces = run_study(storage)
+            recording.write_text(json.dumps(pieces), encoding="utf-8")
+        pieces = json.loads(recording.read_text(encoding="utf-8"))
         with browser_page(WIDTH, 800) as page:
-            draw_terminal(page, frames, Path(scratch), out / "terminal.png")
+            draw_terminal(page, pieces, Path(scratch), out / "terminal.png")
             draw_report(page, storage, out / "report.png")
             draw_mlflow(page, storage, out / "mlflow.png")
 
 
 def run_study(storage: Path) -> list[tuple[float, str]]:
-    """Run the study in a terminal; what it had written by when, in seconds."""
-    command = command_line(*SWEEP.split(), "--storage", storage)
+    """Run the study in a terminal; what it wrote, and when, in seconds."""
+    command = command_line(*SWEEP, "--storage", storage)
     code, pieces = run_in_terminal(
         command,
         columns=COLUMNS,
@@ -72,21 +75,19 @@ def run_study(storage: Path) -> list[tuple[float, str]]:
         cwd=ROOT,
         env=environment(TERM="xterm-256color", COLORTERM="truecolor"),
     )
-    written, frames = b"", []
-    for seconds, piece in pieces:
-        written += piece
-        frames.append((seconds, written.decode("utf-8", errors="ignore")))
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    pieces = [(seconds, decoder.decode(piece)) for seconds, piece in pieces]
     if code:
-        sys.exit(f"the study ended with {code}:\n{frames[-1][1]}")
-    return frames
+        sys.exit(f"the study ended with {code}:\n{''.join(text for _, text in pieces)}")
+    return pieces
 
 
-def draw_terminal(page: Page, frames: list[tuple[float, str]], scratch: Path, path: Path) -> None:
+def draw_terminal(page: Page, pieces: list[tuple[float, str]], scratch: Path, path: Path) -> None:
     """What the terminal showed at one moment, the command above it."""
-    moment = MOMENT * frames[-1][0]
-    shown = next(text for seconds, text in frames if seconds >= moment)
+    moment = MOMENT * pieces[-1][0]
+    shown = "".join(text for seconds, text in pieces if seconds <= moment)
     console = Console(record=True, width=COLUMNS, file=(scratch / "terminal.txt").open("w"))
-    console.print(Text(f"$ esam-tune {SWEEP}"))
+    console.print(Text(f"$ esam-tune {shlex.join(SWEEP)}"))
     for line in screen_after(shown):
         console.print(Text.from_ansi(line), no_wrap=True, crop=True)
     drawing = scratch / "terminal.svg"

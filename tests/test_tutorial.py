@@ -77,5 +77,5 @@ def test_the_tutorial_does_what_it_says(tmp_path):
             (got,) = re.findall(r"test accuracy ([\d.]+)%", answer.stdout)
             assert float(got) == pytest.approx(float(text), abs=ACCURACY_POINTS)
         ran += 1
-    assert ran >= 8
+    assert ran >= 6
     assert (tmp_path / "settings.yaml").exists()
