@@ -144,7 +144,7 @@ def test_the_interactive_plots_are_drawn_without_a_network(page, storage, tmp_pa
         "[...document.querySelectorAll('.modebar-btn')].map(e => e.dataset.title || e.ariaLabel)"
     )
     assert "Reset axes" in buttons
-    assert not [title for title in buttons if "loud" in title]
+    assert not [title for title in buttons if "Share" in title or "loud" in title]
     legend = page.value("document.querySelector('#plot-0 .legend').textContent")
     assert "SAM rho=0.5" in legend
     page.screenshot(tmp_path / "interactive.png")
