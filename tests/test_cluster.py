@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from esam_tune.errors import InputError
+from esam_tune.errors import InputError, RunFailedError
 from esam_tune.study import cluster
 from esam_tune.study.placement import place
 
@@ -150,3 +150,18 @@ def test_rays_start_leaves_a_handler_of_ours_in_place(ray_starts):
     with cluster.connected(None, distributed=False):
         signal.raise_signal(signal.SIGTERM)
     assert stops == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize(
+    "error", [Exception("The current node timed out during startup.\nMore."), RuntimeError("")]
+)
+def test_a_ray_that_does_not_start_is_a_failure_in_words(monkeypatch, error):
+    def fail(**_):
+        raise error
+
+    monkeypatch.setattr("ray.init", fail)
+    reason = str(error).partition("\n")[0] or "RuntimeError"
+    with pytest.raises(RunFailedError) as caught, cluster.connected(None, distributed=False):
+        pytest.fail("there is no cluster")
+    assert f"Ray did not start on this machine ({reason})" in str(caught.value)
+    assert "More" not in str(caught.value)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from esam_tune.errors import InputError
+from esam_tune.errors import InputError, RunFailedError
 from esam_tune.study.placement import Node
 from esam_tune.study.signals import handlers_put_back, in_main_thread
 
@@ -246,12 +246,19 @@ def _connection(
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    # Ray raises a plain Exception for a node that did not start in time.
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if address is None:
+            raise RunFailedError(
+                f"Ray did not start on this machine ({reason}); when it is less busy, repeat the "
+                "command, with --resume if the study exists"
+            ) from error
+        if not isinstance(error, ConnectionError | RuntimeError | ValueError):
             raise
         raise InputError(
             "--address",
-            f"cannot connect to Ray at {address!r} ({str(error).splitlines()[0]})",
+            f"cannot connect to Ray at {address!r} ({reason})",
             "check the address, the token and that Ray's versions match",
         ) from None
     try:
