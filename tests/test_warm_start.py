@@ -85,8 +85,9 @@ def test_results_of_the_same_task_are_told_with_their_constraints_and_are_no_tri
         "id of earlier/0000", "id of earlier/0001", "id of earlier/0004"
     }  # fmt: skip
     # A setting of theirs may be tried: it could not come onto the front otherwise.
-    assert proposals._tried() == []
-    assert proposals._refusal(planned.spec.completed(first.params), proposals._tried()) is None
+    proposals._note_tried()
+    assert proposals._worthwhile.tried == []
+    assert proposals._worthwhile.refusal(planned.spec.completed(first.params)) is None
 
 
 def test_the_mean_over_an_earlier_study_s_seeds_is_told(tmp_path):
