@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from esam_tune.errors import InputError, RunFailedError
@@ -176,9 +176,27 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[list[Node]]
     with (
         handlers_put_back(signal.SIGTERM, signal.SIGUSR1),
         _variables(address) as known,
+        _keys_inherited() if address is None else nullcontext(),
         _connection(address, known, distributed=distributed) as nodes,
     ):
         yield nodes
+
+
+@contextmanager
+def _keys_inherited() -> Iterator[None]:
+    """Have Tune pass no keys of object stores on to processes that inherit them anyway.
+
+    It would write them into each trial's runtime environment, which Ray's agent logs.
+    """
+    from ray.tune.execution import class_cache
+
+    passed_on: set[str] = class_cache.ENV_VARS_TO_PROPAGATE
+    keys = {name for name in passed_on if name.startswith("AWS_")}
+    passed_on -= keys
+    try:
+        yield
+    finally:
+        passed_on |= keys
 
 
 @contextmanager
