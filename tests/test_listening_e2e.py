@@ -22,10 +22,11 @@ from esam_tune.tracking import ui
 
 LISTENS = "0A"
 CLUSTER = """
-import os, sys
+import sys
+from ray._private import worker
 from esam_tune.study import cluster
 with cluster.connected(None, distributed=True):
-    print(os.environ["RAY_API_SERVER_ADDRESS"], flush=True)
+    print("http://" + worker._global_node.webui_url, flush=True)
     sys.stdin.read()
 """
 

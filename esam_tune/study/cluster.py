@@ -176,27 +176,35 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[list[Node]]
     with (
         handlers_put_back(signal.SIGTERM, signal.SIGUSR1),
         _variables(address) as known,
-        _keys_inherited() if address is None else nullcontext(),
+        _kept_to_this_machine() if address is None else nullcontext(),
         _connection(address, known, distributed=distributed) as nodes,
     ):
         yield nodes
 
 
 @contextmanager
-def _keys_inherited() -> Iterator[None]:
-    """Have Tune pass no keys of object stores on to processes that inherit them anyway.
+def _kept_to_this_machine() -> Iterator[None]:
+    """Have a Ray of our own listen on loopback alone, and write no keys into its logs.
 
-    It would write them into each trial's runtime environment, which Ray's agent logs.
+    Ray listens for other nodes, but where it holds clusters for impossible; the processes that it
+    starts read that from the environment. Tune writes keys of object stores into each trial's
+    runtime environment, which an agent logs; processes of this machine inherit them anyway.
     """
+    from ray._private import ray_constants
     from ray.tune.execution import class_cache
 
+    clusters: bool = ray_constants.ENABLE_RAY_CLUSTER
     passed_on: set[str] = class_cache.ENV_VARS_TO_PROPAGATE
     keys = {name for name in passed_on if name.startswith("AWS_")}
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    # One of the variables that are put back afterwards.
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
     passed_on -= keys
     try:
         yield
     finally:
         passed_on |= keys
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
 
 
 @contextmanager
