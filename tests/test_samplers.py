@@ -28,6 +28,9 @@ CHOICES = {
 # esam has 3 * 2 * 2 settings, msam 2 and sgd 1.
 CHOICES_SIZE = 15
 TRIALS = 7
+# A proposal of Optuna's Gaussian process takes seconds.
+GP = pytest.param("gp", marks=pytest.mark.long)
+SAMPLERS_IN_TIME = [GP if sampler == "gp" else sampler for sampler in SAMPLERS]
 
 
 class Study:
@@ -64,7 +67,7 @@ class Study:
         return study.get_trials()
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", SAMPLERS_IN_TIME)
 def test_a_process_for_each_trial_proposes_what_one_process_would(tmp_path, sampler):
     undisturbed, study = Study(tmp_path / "one", sampler), Study(tmp_path, sampler)
     proposals = undisturbed.open()
@@ -103,7 +106,7 @@ def test_proposals_depend_on_the_seed(tmp_path, sampler):
         ("nsga2", 30, 15, 0.5),
         ("nsga3", 30, 15, 0.5),
         # Each proposal of a Gaussian process takes a second or so; it tries out where the bound is.
-        pytest.param("gp", 16, 6, 0.3, marks=pytest.mark.slow),
+        pytest.param("gp", 16, 6, 0.3, marks=pytest.mark.long),
     ],
 )
 def test_trials_that_break_a_constraint_teach_the_sampler(
