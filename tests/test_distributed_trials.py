@@ -141,6 +141,56 @@ def test_an_elastic_group_goes_on_with_the_nodes_that_are_left(tmp_path: Path) -
     assert epochs == list(range(1, 16))
 
 
+@pytest.mark.long
+def test_a_node_that_is_to_be_taken_away_leaves_a_checkpoint_first(tmp_path: Path) -> None:
+    """A spot machine's notice, given as its cloud's agent would: a node is drained until a time."""
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    second = nodes.add_node(num_cpus=1)
+    told, kept, taken = [], [], []
+
+    def take_it_back(record: StudyRecord) -> None:
+        run = next(iter(record.runs.values()), None)
+        if run is None:
+            return
+        if not told and run.epochs >= 3:
+            # None is due by the clock: only the notice brings one.
+            assert not run.checkpoints
+            command = [
+                *(str(Path(sys.executable).parent / "ray"), "drain-node"),
+                *("--address", nodes.address, "--node-id", second.node_id),
+                *("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a notice"),
+                *("--deadline-remaining-seconds", "600"),
+            ]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stderr
+            told.append(run.epochs)
+        elif told and not taken and run.checkpoints:
+            kept.append(run.epochs)
+            nodes.remove_node(second, allow_graceful=False)
+            taken.append(second)
+
+    try:
+        trials = run_study(
+            tmp_path,
+            {"workers": 2, "min_workers": 1, "checkpoint_seconds": 3600.0},
+            address=nodes.address,
+            on_step=take_it_back,
+            training={"epochs": 80, "batch_size": 64, "lr": 0.05},
+            search={"optimizer": "sgd", "lr": {"low": 0.01, "high": 0.1}},
+            baselines=[],
+        )
+    finally:
+        nodes.shutdown()
+    (trial,) = trials.values()
+    assert taken
+    assert (trial.state, trial.epochs) == ("complete", 80)
+    events = journal_events(tmp_path, "small")
+    setups = [e["setup"] for e in events if e["event"] == "workers"]
+    assert [setup["workers"] for setup in setups] == [2, 1]
+    epochs = [e["metrics"]["epoch"] for e in events if e["event"] == "epoch"]
+    assert epochs == list(range(1, 81))
+
+
 DRIVER = """
 import sys
 from pathlib import Path
