@@ -36,8 +36,7 @@ class StudyRungs:
         self._objectives = {
             key: direction
             for key, direction in spec.objectives.items()
-            if key not in FINAL_METRICS
-            and (stopping.kind != "asha" or key == spec.accuracy_metric)
+            if key not in FINAL_METRICS and (stopping.kind != "asha" or key == spec.accuracy_metric)
         }
         last = spec.training.epochs
         grace = stopping.grace_epochs or max(1, round(last / stopping.eta))
