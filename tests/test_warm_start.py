@@ -9,6 +9,7 @@ from study_events import WrittenStudy, space_document, study_spec
 
 from esam_tune import journal
 from esam_tune.errors import InputError
+from esam_tune.study.feasibility import PredictedCost
 from esam_tune.study.folder import StudyFolder
 from esam_tune.study.preflight import SweepOptions, draw_up
 from esam_tune.study.proposals import Proposals
@@ -19,7 +20,7 @@ from esam_tune.study.warm_start import WarmStart
 
 STATES = optuna.trial.TrialState
 SEARCH = space_document()["search"]
-LEARNING = ("tpe", "nsga2", "nsga3", "gp")
+LEARNING = ("tpe", "nsga2", "nsga3", "gp", "known_cost")
 
 
 def esam(**params):
@@ -49,7 +50,8 @@ def taken(storage, **changes):
 
 
 def opened(planned, path):
-    return Proposals(path, planned.spec, warm=planned.warm_start)
+    price = PredictedCost(planned.spec, 1)
+    return Proposals(path, planned.spec, price=price, warm=planned.warm_start)
 
 
 def stored(planned, path):

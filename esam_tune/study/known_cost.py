@@ -72,6 +72,7 @@ class KnownCost:
         self._spec = spec
         self._price = price
         self._seen: dict[str, Seen] = {}
+        self._warm: set[str] = set()
 
     def start(self, trial_id: str, params: Mapping[str, Value]) -> None:
         """Take note of a trial that begins."""
@@ -98,6 +99,7 @@ class KnownCost:
         if trial.state == "complete":
             shown = trial.values([keys.VAL_ACCURACY])
             self._take(source, trial.params, shown, ended=True)
+            self._warm.add(source)
 
     def _take(
         self,
@@ -119,7 +121,8 @@ class KnownCost:
     def point(self, index: int, worth_a_trial: Callable[[Mapping[str, Value]], bool]) -> Point:
         """The next setting: values of the dimensions that its trial has, or nothing.
 
-        The first ones, one more than there are dimensions, spread over the space.
+        The first ones spread over the space: with an earlier study's results, one more than there
+        are dimensions.
 
         Args:
             index: of the proposal, from 0.
@@ -129,7 +132,7 @@ class KnownCost:
         seen = [self._seen[key] for key in sorted(self._seen)]
         ended = [trial for trial in seen if trial.ended]
         inside = [trial for trial in ended if trial.point is not None]
-        if index <= len(self._spec.dimensions) or len(inside) < 2:
+        if index + len(self._warm) <= len(self._spec.dimensions) or len(inside) < 2:
             first = self._own(sobol_point(self._spec, index))
             return first if worth_a_trial(self._spec.completed(first)) else {}
         random = np.random.default_rng([self._spec.seed, index])
