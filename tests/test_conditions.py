@@ -84,6 +84,18 @@ def drawn(spec, seed):
     return {key: d.at(random.random()) for key, d in spec.dimensions.items()}
 
 
+def test_what_is_fixed_is_not_met_by_a_trial_that_does_not_read_it():
+    spec = study_spec(
+        search={
+            "optimizer": {"choices": ["sgd", "esam"]},
+            "adaptive": True,
+            "lr": {"choices": [0.1, 0.2], "when": {"adaptive": True}},
+        }
+    )
+    assert spec.completed({"optimizer": "sgd", "lr": 0.2}) == {"optimizer": "sgd"}
+    assert spec.completed({"optimizer": "esam", "lr": 0.2})["lr"] == 0.2
+
+
 @given(document=conditional_documents(), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=150)
 def test_any_conditional_space_is_refused_or_holds_what_it_proposes(document, seed):

@@ -228,7 +228,9 @@ class StudySpec:
         condition = self.conditions.get(key)
         if not _is_read(key, optimizer):
             return False
-        return condition is None or condition.holds({**self._usual(optimizer), **params})
+        # What is fixed for all trials is none of those whose optimizer does not read it.
+        own = {key: value for key, value in params.items() if _is_read(key, optimizer)}
+        return condition is None or condition.holds({**self._usual(optimizer), **own})
 
     def completed(self, searched: Mapping[str, Value]) -> dict[str, Value]:
         """A search trial's complete parameters; what it does not search is dropped.
