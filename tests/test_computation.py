@@ -173,7 +173,7 @@ def test_base_steps_are_scaled_as_the_trials_are(fp16_on_the_cpu):
         torch.testing.assert_close(own, other, rtol=2e-2, atol=2e-3)
 
 
-@pytest.mark.parametrize("optimizer", ["esam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["esam", pytest.param("sgd", marks=pytest.mark.long)])
 def test_bf16_learns_what_float32_does(optimizer):
     full, half = Reports(), Reports()
     train(run_of(optimizer, epochs=3), full)

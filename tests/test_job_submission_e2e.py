@@ -223,6 +223,7 @@ def test_nobody_gets_in_without_the_token(cluster: JobCluster) -> None:
     assert refused.value.code == 403
 
 
+@pytest.mark.long
 def test_a_wrong_input_shows_in_the_status_of_its_job(cluster: JobCluster, tmp_path: Path) -> None:
     space = write_space(tmp_path, name="unstarted", trials=-1)
     submitted = cluster.sweep("wrong", "--", space)

@@ -83,7 +83,7 @@ def test_nothing_is_left_behind_when_a_link_cannot_be_made(monkeypatch):
     assert existing() == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_benchmark_holds_the_model_against_a_link(tmp_path):
     written = tmp_path / "table.json"
     done = subprocess.run(
