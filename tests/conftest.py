@@ -9,10 +9,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 REPOSITORY = Path(__file__).parent.parent
 TEST_DATA = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what may run side by side, as `make test` does, and begin with what takes longest.
+
+    A cluster of Ray starts several processes and wants the machine's cores, so that no two are to
+    be up at a time; the other tests of a module share its fixtures.
+    """
+    for item in items:
+        on_ray = item.get_closest_marker("ray") is not None
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
 def tiny_space(**changes: Any) -> dict[str, Any]:
@@ -79,3 +93,13 @@ def journal_events(storage: Path, study: str) -> list[dict[str, Any]]:
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A local store of MLflow whose tables are made, which takes seconds."""
+    from esam_tune.tracking.store import connect, local_uri
+
+    folder = tmp_path_factory.mktemp("store")
+    connect(local_uri(folder)).search_experiments()
+    return (folder / "mlflow.db").read_bytes()

@@ -14,7 +14,6 @@ from esam_tune.errors import InputError
 from esam_tune.study.tracked_study import TrackedStudy
 from esam_tune.tracking import spool
 from esam_tune.tracking.cursor import Cursor
-from esam_tune.tracking.final import log_training
 from esam_tune.tracking.spool import Tracker
 from esam_tune.tracking.store import (
     EXPERIMENT,
@@ -78,14 +77,6 @@ class Tracked:
     def history(self, run, key="val_accuracy"):
         history = connect(self.uri).get_metric_history(run.info.run_id, key)
         return sorted((point.step, point.value) for point in history)
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory):
-    """A store whose tables are made, which takes MLflow seconds."""
-    folder = tmp_path_factory.mktemp("store")
-    connect(local_uri(folder)).search_experiments()
-    return (folder / "mlflow.db").read_bytes()
 
 
 @pytest.fixture
@@ -296,58 +287,6 @@ def test_a_cursor_survives_its_file(tmp_path):
 def test_a_cursor_that_a_crash_has_spoilt_counts_as_lost(tmp_path, left):
     (tmp_path / "tracking.json").write_text(left)
     assert Cursor.load(tmp_path / "tracking.json") == Cursor()
-
-
-def test_a_final_training_is_a_run_of_its_own(tmp_path, empty_store):
-    (tmp_path / "mlflow.db").write_bytes(empty_store)
-    uri = local_uri(tmp_path)
-    weights = tmp_path / "weights.pt"
-    weights.write_bytes(b"weights")
-    document = {
-        "settings": {
-            "task": {"dataset": "digits"},
-            "training": {"epochs": 2},
-            "params": {"optimizer": "sam", "rho": 0.05},
-            "seed": 4,
-            "origin": {"study": "small", "trial_id": "0003"},
-        },
-        "workers": 2,
-        "seconds": 1.5,
-        "weights_digest": "5f",
-        "history": [
-            {"epoch": 1, "val_accuracy": 0.5},
-            {"epoch": 2, "val_accuracy": 0.6, "test_accuracy": 0.55},
-        ],
-    }
-    dataset = {"name": "digits", "digest": "d1", "profile": {"classes": 10}}
-    begun = {"training_id": "a1", "versions": {"torch": "2"}, "dataset": dataset}
-    for _ in range(2):
-        logged = log_training(
-            uri,
-            artifact_root(tmp_path, uri),
-            name="small-0003",
-            begun=begun,
-            document=document,
-            lineage={"study": "small", "trial_id": "0003"},
-            ended=1e9,
-            artifacts=[weights],
-            model=None,
-        )
-    run_id = logged.run_id
-    assert logged.model_id is None
-    client = connect(uri)
-    run = client.get_run(run_id)
-    assert (run.info.run_name, run.info.status) == ("small-0003", "FINISHED")
-    assert run.info.end_time - run.info.start_time == 1500
-    assert run.data.params["rho"] == "0.05"
-    assert run.data.params["workers"] == "2"
-    assert run.data.tags["esam_tune.origin.trial_id"] == "0003"
-    assert run.data.tags["version.torch"] == "2"
-    assert [used.dataset.digest for used in run.inputs.dataset_inputs] == ["d1"]
-    history = client.get_metric_history(run_id, "val_accuracy")
-    assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 0.6)]
-    assert run.data.metrics["test_accuracy"] == 0.55
-    assert artifacts(run) == ["weights.pt"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from esam_tune.final_training.weights import load_weights_file
 from esam_tune.study.folder import study_folder
 from esam_tune.study.spec import describe_params
 from esam_tune.tracking.cursor import Cursor, cursor_for
-from esam_tune.tracking.final import log_training
+from esam_tune.tracking.final import TrainingStart, log_training
+from esam_tune.tracking.live_training import LiveRun
 from esam_tune.tracking.store import artifact_root, connect, error_text
 from esam_tune.tracking.trained_model import TrainedModel, register
 
@@ -47,12 +48,9 @@ def publish(
         logged = log_training(
             plan.uri,
             artifact_root(plan.folder.storage, plan.uri),
-            name=f"{plan.folder.name}: {describe_params(plan.settings.params)}",
-            begun=record.started,
+            training_start(plan, record),
             document=document,
-            params=plan.scaled.params(),
-            lineage=lineage(plan),
-            ended=float(record.ended or 0.0),
+            epochs=record.timed_history,
             artifacts=[plan.folder.weights],
             model=trained_model(plan.settings, weights, plan.folder.name),
         )
@@ -67,6 +65,33 @@ def publish(
             plan.folder.path,
         )
     return found
+
+
+def live_run(plan: Plan, record: TrainingRecord) -> LiveRun:
+    """What shows a training in MLflow while it goes on."""
+    root = artifact_root(plan.folder.storage, plan.uri)
+    return LiveRun(plan.uri, root, training_start(plan, record), record.timed_history)
+
+
+def training_start(plan: Plan, record: TrainingRecord) -> TrainingStart:
+    """What a training's run shows from its start."""
+    settings, begun = plan.settings.to_dict(), record.started
+    return TrainingStart(
+        name=f"{plan.folder.name}: {describe_params(plan.settings.params)}",
+        training_id=record.training_id,
+        time=begun["time"],
+        dataset=begun["dataset"],
+        versions=begun["versions"],
+        params={
+            **{f"task.{key}": value for key, value in settings["task"].items()},
+            **{f"training.{key}": value for key, value in settings["training"].items()},
+            **settings["params"],
+            "seed": settings["seed"],
+            "workers": plan.workers,
+            **plan.scaled.params(),
+        },
+        lineage=lineage(plan),
+    )
 
 
 def trained_model(settings: TrialSettings, weights: dict[str, Any], name: str) -> TrainedModel:

@@ -33,11 +33,11 @@ class TrainingRecord:
     def __init__(self, started: Event) -> None:
         self.started = started
         self.history: list[Metrics] = []
+        self._times: list[float] = []
         self.checkpoints: list[str] = []
         self.attempts = 0
         self.seconds = 0.0
         self.weights_digest: str | None = None
-        self.ended: float | None = None
         self._attempt: tuple[float, float] = (0.0, 0.0)
         self.apply(started)
 
@@ -71,18 +71,24 @@ class TrainingRecord:
             self._attempt = (event["time"], self.seconds)
         elif kind in (EPOCH, TRAINING_END):
             self.history.append(event["metrics"])
+            self._times.append(event["time"])
             # What lies between two processes is not the training's time.
             begun, before = self._attempt
             self.seconds = before + event["time"] - begun
         elif kind == CHECKPOINT:
             self.checkpoints.append(event["path"])
         if kind == TRAINING_END:
-            self.weights_digest, self.ended = event["weights_digest"], event["time"]
+            self.weights_digest = event["weights_digest"]
 
     @property
     def epochs(self) -> int:
         """Epochs reported so far."""
         return int(self.history[-1][EPOCH_METRIC] or 0) if self.history else 0
+
+    @property
+    def timed_history(self) -> list[tuple[Metrics, float]]:
+        """Metrics of each epoch so far, and the Unix time of its report."""
+        return list(zip(self.history, self._times, strict=True))
 
     @property
     def done(self) -> bool:

@@ -14,8 +14,8 @@ import esam_tune
 from esam_tune.config import TrialSettings
 from esam_tune.final_training.execution import carry_out, drop_checkpoints
 from esam_tune.final_training.plan import Plan, TrainOptions, draw_up
-from esam_tune.final_training.publication import publish
-from esam_tune.final_training.record import TRAINING, TRAINING_RESUME, TrainingRecord
+from esam_tune.final_training.publication import live_run, publish
+from esam_tune.final_training.record import TRAINING, TRAINING_RESUME, Metrics, TrainingRecord
 from esam_tune.final_training.recorder import HopelessError, OnEpoch, Recorder
 from esam_tune.journal import Journal
 from esam_tune.study.patience import StoragePatience
@@ -71,8 +71,7 @@ def _train(plan: Plan, options: TrainOptions, on_epoch: OnEpoch) -> TrainingReco
         record = _open_record(plan, writer)
         try:
             if not record.done:
-                epochs = plan.settings.training.epochs
-                carry_out(plan, options, Recorder(record, writer, plan.folder, epochs, on_epoch))
+                _go_on(plan, options, record, writer, on_epoch)
         except BaseException as error:
             # Where nothing was reported, there is nothing to go on with either.
             if isinstance(error, HopelessError) or not record.history:
@@ -83,6 +82,24 @@ def _train(plan: Plan, options: TrainOptions, on_epoch: OnEpoch) -> TrainingReco
         writer.close()
     drop_checkpoints(plan, record.training_id)
     return record
+
+
+def _go_on(
+    plan: Plan,
+    options: TrainOptions,
+    record: TrainingRecord,
+    writer: Journal,
+    on_epoch: OnEpoch,
+) -> None:
+    """Train the epochs that are missing, and show each where it can be seen."""
+    with live_run(plan, record) as live:
+
+        def report(metrics: Metrics) -> None:
+            live.add(record.timed_history[-1])
+            on_epoch(metrics)
+
+        epochs = plan.settings.training.epochs
+        carry_out(plan, options, Recorder(record, writer, plan.folder, epochs, report))
 
 
 def _open_record(plan: Plan, writer: Journal) -> TrainingRecord:

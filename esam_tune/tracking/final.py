@@ -1,13 +1,12 @@
-"""The run of a final training and its model, logged when it is done.
+"""The run of a final training and its model.
 
 Every step may be repeated: run, model and version are found again by the training's id, and what a
 process left unfinished the next one finishes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from esam_tune.tracking.store import (
@@ -25,6 +24,40 @@ TRAINING_TAG = "esam_tune.training_id"
 # Of a run that nothing is missing from.
 _ENDED = "FINISHED"
 
+# Metrics of an epoch, and the Unix time of its end.
+TimedMetrics = tuple[Mapping[str, float | None], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingStart:
+    """What is known of a training since its start.
+
+    Args:
+        name: of its run.
+        training_id: tells it from all others.
+        time: Unix time of its start.
+        dataset: as :func:`esam_tune.tracking.store.log_dataset` takes it.
+        versions: package -> version.
+        params: to log.
+        lineage: where the settings come from: what of it -> id or name.
+    """
+
+    name: str
+    training_id: str
+    time: float
+    dataset: Mapping[str, Any]
+    versions: Mapping[str, str]
+    params: Mapping[str, Any]
+    lineage: Mapping[str, str]
+
+    def tags(self) -> dict[str, str]:
+        """Tags of the run and of its model."""
+        return {
+            TRAINING_TAG: self.training_id,
+            "esam_tune.kind": "training",
+            **{f"esam_tune.origin.{key}": value for key, value in self.lineage.items()},
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoggedTraining:
@@ -39,16 +72,55 @@ class LoggedTraining:
     model_id: str | None
 
 
+def open_run(client: Any, artifact_root: Path | None, start: TrainingStart) -> Any:
+    """The run of a training, found again or made; unless it has ended, it is shown as running.
+
+    Args:
+        client: of MLflow.
+        artifact_root: where artifacts go, or None for the server's own choice.
+        start: of the training.
+    """
+    experiment_id = experiment(client, artifact_root)
+    known = client.search_runs([experiment_id], f"tags.`{TRAINING_TAG}` = '{start.training_id}'")
+    known.sort(key=lambda run: (run.info.status != _ENDED, run.info.run_id))
+    # A request to make it whose answer was lost may have been carried out after all.
+    for second in known[1:]:
+        client.delete_run(second.info.run_id)
+    run = (
+        known[0]
+        if known
+        else client.create_run(
+            experiment_id,
+            start_time=int(start.time * 1000),
+            run_name=start.name,
+            tags={TRAINING_TAG: start.training_id, "mlflow.source.name": "esam-tune train"},
+        )
+    )
+    run_id, status = str(run.info.run_id), run.info.status
+    if status == _ENDED:
+        return run
+    if status != "RUNNING":
+        client.update_run(run_id, status="RUNNING")
+    versions = {f"version.{key}": number for key, number in start.versions.items()}
+    log_tags(client, run_id, start.tags() | versions)
+    log_params(client, run_id, start.params)
+    log_dataset(client, run_id, start.dataset)
+    return run
+
+
+def log_epochs(client: Any, run_id: str, epochs: Iterable[TimedMetrics]) -> None:
+    """Log metrics of epochs; MLflow keeps one copy of what it has been sent before."""
+    listed = [point for metrics, time in epochs for point in points(metrics, int(time * 1000))]
+    log_metrics(client, run_id, listed)
+
+
 def log_training(
     uri: str,
     artifact_root: Path | None,
+    start: TrainingStart,
     *,
-    name: str,
-    begun: Mapping[str, Any],
     document: Mapping[str, Any],
-    params: Mapping[str, Any] = MappingProxyType({}),
-    lineage: Mapping[str, str] = MappingProxyType({}),
-    ended: float,
+    epochs: Sequence[TimedMetrics],
     artifacts: Sequence[Path],
     model: TrainedModel | None,
 ) -> LoggedTraining:
@@ -57,57 +129,22 @@ def log_training(
     Args:
         uri: of the tracking server or store.
         artifact_root: where artifacts go, or None for the server's own choice.
-        name: of the run.
-        begun: what is known of it since its start: ``training_id``, which tells it from all others,
-            ``dataset`` and ``versions``.
-        document: as ``esam-tune train`` prints it: ``settings``, ``history`` and the rest.
-        params: to log beside the settings: what another worker count made of them.
-        lineage: where the settings come from: what of it -> id or name.
-        ended: Unix time of the training's end.
+        start: of the training.
+        document: as ``esam-tune train`` prints it: ``settings``, ``metrics``, ``weights_digest``.
+        epochs: all of them; the training ended with the last.
         artifacts: files to keep with the run.
         model: to log with it, or None.
     """
     client = connect(uri)
-    experiment_id = experiment(client, artifact_root)
-    end, training_id = int(ended * 1000), begun["training_id"]
-    tags = {
-        TRAINING_TAG: training_id,
-        "esam_tune.kind": "training",
-        "esam_tune.weights_digest": document["weights_digest"],
-        **{f"esam_tune.origin.{key}": value for key, value in lineage.items()},
-    }
-    known = client.search_runs([experiment_id], f"tags.`{TRAINING_TAG}` = '{training_id}'")
-    run = (
-        known[0]
-        if known
-        else client.create_run(
-            experiment_id,
-            start_time=int((ended - document["seconds"]) * 1000),
-            run_name=name,
-            tags={TRAINING_TAG: training_id, "mlflow.source.name": "esam-tune train"},
-        )
-    )
+    end = int(epochs[-1][1] * 1000)
+    run = open_run(client, artifact_root, start)
     run_id = str(run.info.run_id)
+    tags = start.tags() | {"esam_tune.weights_digest": document["weights_digest"]}
     if run.info.status != _ENDED:
-        versions = {f"version.{key}": number for key, number in begun["versions"].items()}
-        log_tags(client, run_id, {**tags, **versions})
-        log_params(client, run_id, _params(document) | dict(params))
-        log_dataset(client, run_id, begun["dataset"])
-        logged = [point for metrics in document["history"] for point in points(metrics, end)]
-        log_metrics(client, run_id, logged)
+        log_tags(client, run_id, tags)
+        log_epochs(client, run_id, epochs)
         for path in artifacts:
             client.log_artifact(run_id, str(path))
     model_id = None if model is None else log_model(client, run, model, tags, document, end)
     client.set_terminated(run_id, _ENDED, end_time=end)
     return LoggedTraining(run_id=run_id, model_id=model_id)
-
-
-def _params(document: Mapping[str, Any]) -> dict[str, Any]:
-    settings = document["settings"]
-    return {
-        **{f"task.{key}": value for key, value in settings["task"].items()},
-        **{f"training.{key}": value for key, value in settings["training"].items()},
-        **settings["params"],
-        "seed": settings["seed"],
-        "workers": document["workers"],
-    }
