@@ -42,7 +42,9 @@ def escape_markdown(text: str) -> str:
     """Text on one line that Markdown shows as it is, without markup, links or HTML."""
     line = " ".join(text.split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]()#+\-.!|~:])", r"\\\1", line)
+    line = re.sub(r"([\\`*_{}\[\]()#+\-.!|~])", r"\\\1", line)
+    # A colon makes an address a link, and not every Markdown has an escape for it.
+    return line.replace(":", "&#58;")
 
 
 def _search(record: StudyRecord) -> str:

@@ -216,7 +216,8 @@ def test_what_users_typed_stays_text(tmp_path, typed):
     escaped = escape_markdown(typed)
     assert "\n" not in escaped
     assert "<" not in escaped
-    assert not re.search(r"(?<!\\)[\[\]()#`*_|~!:]", escaped)
+    assert ":" not in escaped
+    assert not re.search(r"(?<![\\&])[\[\]()#`*_|~!]", escaped)
     study = WrittenStudy(tmp_path / "journal.jsonl", study_spec(description=typed))
     study.trial(0.9, 1.4, number=0, label=typed)
     text = describe_study(study.record(), "knee")
