@@ -17,7 +17,16 @@ IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
 # Imported without being asked for by name, since what is asked for stands on it and must fit it.
 BROUGHT_ALONG = {"pyarrow": "ray", "fsspec": "ray", "sqlalchemy": "optuna", "packaging": "mlflow"}
 # Asked for without being imported: programs, plug-ins and types.
-TOOLS = {"moto", "mypy", "pre-commit", "psycopg", "pytest-cov", "ruff", "types-pyyaml"}
+TOOLS = {
+    "moto",
+    "mypy",
+    "pre-commit",
+    "psycopg",
+    "pytest-cov",
+    "pytest-xdist",
+    "ruff",
+    "types-pyyaml",
+}
 
 
 def canonical(name):
