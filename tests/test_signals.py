@@ -1,7 +1,9 @@
-"""Signals that end a block: what is raised, whatever the block makes of it on the way."""
+"""Signals that end a block, and signals that are a wish: the first is kept, the second obeyed."""
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -9,7 +11,7 @@ import pytest
 import ray
 
 from esam_tune.study import cluster
-from esam_tune.study.signals import Stopped, raise_on_signals
+from esam_tune.study.signals import Stopped, raise_on_signals, stop_on_signals
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
@@ -49,6 +51,32 @@ def test_a_forked_child_just_ends():
             os._exit(0)
         _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 143
+
+
+@BOTH
+def test_a_first_signal_is_noted_and_the_handlers_come_back(number):
+    before = signal.getsignal(number)
+    with stop_on_signals() as received:
+        signal.raise_signal(number)
+        assert received == [number]
+    assert signal.getsignal(number) is before
+
+
+TWO_SIGNALS = """
+import signal
+from esam_tune.study.signals import stop_on_signals
+with stop_on_signals() as received:
+    signal.raise_signal(signal.SIGTERM)
+    print("saved", len(received), flush=True)
+    signal.raise_signal(signal.SIGTERM)
+    print("too late", flush=True)
+"""
+
+
+def test_a_second_signal_takes_its_effect_at_once():
+    run = subprocess.run([sys.executable, "-c", TWO_SIGNALS], capture_output=True, text=True)
+    assert run.returncode == -signal.SIGTERM
+    assert run.stdout == "saved 1\n"
 
 
 @pytest.mark.ray

@@ -1,0 +1,448 @@
+"""What is there so that nothing is lost and nobody gets in, each with what takes it out.
+
+For each protection: the line of code that it is, what stands there without it, and the tests that
+must fail then. ``test_protections.py`` takes them out, one at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protection:
+    """One protection.
+
+    Args:
+        of: what it is for: a heading of docs/reliability.md.
+        name: what it does.
+        file: that it stands in, in the package.
+        code: that it is; occurs there once.
+        without: what stands in its place where it is taken out.
+        tests: module that must fail then.
+    """
+
+    of: str
+    name: str
+    file: str
+    code: str
+    without: str
+    tests: str
+
+
+def _of(heading: str, *rows: tuple[str, str, str, str, str]) -> list[Protection]:
+    return [
+        Protection(of=heading, name=name, file=file, code=code, without=without, tests=tests)
+        for name, file, code, without, tests in rows
+    ]
+
+
+DRIVER = _of(
+    "a killed driver",
+    (
+        "readers pass over a torn last line",
+        "journal.py",
+        'if not line.endswith(b"\\n"):\n                return',
+        'if not line.endswith(b"\\n"):\n                pass',
+        "test_journal.py",
+    ),
+    (
+        "the next writer cuts a torn last line off",
+        "journal.py",
+        "if behind and (flags or self._torn.startswith(behind)):",
+        "if behind and self._torn.startswith(behind):",
+        "test_journal.py",
+    ),
+    (
+        "zeros that a power loss left are passed over",
+        "journal.py",
+        "if _lost_power(line, file):",
+        "if False:",
+        "test_journal.py",
+    ),
+    (
+        "a second writer is noticed",
+        "journal.py",
+        "if found.st_size != self._size:",
+        "if False:",
+        "test_journal.py",
+    ),
+    (
+        "an epoch that is reported again is passed over",
+        "study/study_run.py",
+        "if int(result.get(keys.EPOCH, 0)) > run.epochs:",
+        "if keys.EPOCH in result:",
+        "test_study_run.py",
+    ),
+    (
+        "checkpoints that are gone are not gone on from",
+        "study/study_run.py",
+        "tuple(path for path in reversed(checkpoints) if holds_checkpoint(where, path))",
+        "tuple(reversed(checkpoints))",
+        "test_study_run.py",
+    ),
+    (
+        "a trial that had been stopped is ended, not gone on with",
+        "study/study_run.py",
+        "for run in [run for run in self._unfinished if self._reason(run.run_id)]:",
+        "for run in list[RunRecord]():",
+        "test_early_stopping.py",
+    ),
+    (
+        "a proposal that never became a trial is dropped",
+        "study/proposals.py",
+        'self._turn_down(stored.number, "proposed by a process that died before use")',
+        "pass",
+        "test_proposals.py",
+    ),
+    (
+        "the sampler is told of trials that its database lacks",
+        "study/proposals.py",
+        "                self._add(trial)",
+        "                pass",
+        "test_proposals.py",
+    ),
+    (
+        "the sampler is told of ends that its database lacks",
+        "study/proposals.py",
+        '            elif trial.state != "running":\n                self.tell(trial)',
+        "",
+        "test_proposals.py",
+    ),
+)
+
+TRACKING = _of(
+    "the tracking server away",
+    (
+        "a study's run is found again by its tag",
+        "tracking/runs.py",
+        "self.cursor.parent_run_id = studies[0].info.run_id if studies else None",
+        "pass",
+        "test_tracking.py",
+    ),
+    (
+        "a trial's run is found again by its tag",
+        "tracking/runs.py",
+        "self.cursor.run_ids[trial_id] = kept",
+        "pass",
+        "test_tracking.py",
+    ),
+    (
+        "of a run that was made twice the second goes",
+        "tracking/runs.py",
+        "self._client.delete_run(run.info.run_id)",
+        "pass",
+        "test_tracking.py",
+    ),
+    (
+        "what the server alone refuses is set aside",
+        "tracking/spool.py",
+        "self.cursor.set_aside[str(begin)] = error_text(error, self._uri)",
+        "pass",
+        "tracking/test_faulty_server.py",
+    ),
+    (
+        "two processes that ship take turns",
+        "tracking/spool.py",
+        "with turn(self._cursor_path):",
+        "if True:",
+        "tracking/test_two_trackers.py",
+    ),
+    (
+        "a training's run is found again by its tag",
+        "tracking/final.py",
+        "        known[0]\n        if known\n        else client",
+        "        known[0]\n        if False\n        else client",
+        "tracking/test_live_training.py",
+    ),
+)
+
+CHECKPOINTS = _of(
+    "checkpoints",
+    (
+        "a file of another length is refused",
+        "run_state.py",
+        'if size != manifest["bytes"]:',
+        "if False:",
+        "test_run_state.py",
+    ),
+    (
+        "a file with another digest is refused",
+        "run_state.py",
+        'if digest != manifest["sha256"]:',
+        "if False:",
+        "test_run_state.py",
+    ),
+    (
+        "a manifest that was changed is refused",
+        "run_state.py",
+        'document["sha256"] == _digest_of(content) and',
+        "",
+        "test_run_state.py",
+    ),
+    (
+        "nothing but tensors and plain values is loaded",
+        "run_state.py",
+        "weights_only=True",
+        "weights_only=False",
+        "test_unsafe_loading.py",
+    ),
+    (
+        "another run's checkpoint is refused",
+        "run_state.py",
+        'if run is not None and manifest["run"] != run:',
+        "if False:",
+        "test_run_state.py",
+    ),
+    (
+        "all workers' files are looked at",
+        "run_state.py",
+        'for rank in range(1, int(first["workers"])):',
+        "for rank in range(0):",
+        "test_run_state.py",
+    ),
+    (
+        "a file appears under its name when it is whole",
+        "run_state.py",
+        'unfinished = path.with_name(f".{path.name}.unfinished")',
+        "unfinished = path",
+        "test_run_state.py",
+    ),
+    (
+        "the checkpoint before a refused one is used",
+        "resumption.py",
+        "refused.append(str(CheckpointError(path, error.problem)))",
+        "raise",
+        "test_resumption.py",
+    ),
+)
+
+FAILURES = _of(
+    "failures",
+    (
+        "what would fail the same again is not tried again",
+        "failures.py",
+        "return named or isinstance(error, _REPEATED) or _out_of_memory(error)",
+        "return named",
+        "test_failures.py",
+    ),
+    (
+        "a lack of memory is named, with its remedy",
+        "failures.py",
+        'said += f"; {_MORE_MEMORY}"',
+        "pass",
+        "test_failures.py",
+    ),
+    (
+        "a loss that is no number ends the training",
+        "training.py",
+        "if not math.isfinite(train_loss):",
+        "if False:",
+        "test_training.py",
+    ),
+    (
+        "weights that are no numbers end the training",
+        "training.py",
+        "if not math.isfinite(val_loss) and not _all_finite(model):",
+        "if False:",
+        "test_training.py",
+    ),
+    (
+        "a silent trial has hung",
+        "study/hang_watch.py",
+        "if self._listened - at > self.limit]",
+        "if False]",
+        "test_hang_watch.py",
+    ),
+    (
+        "time in which nobody listened is no silence",
+        "study/hang_watch.py",
+        "min(now - self._looked, _LONGEST_GAP_SECONDS)",
+        "now - self._looked",
+        "test_hang_watch.py",
+    ),
+    (
+        "an objective that is no number fails its trial",
+        "study/study_run.py",
+        '        if lacking:\n            return "failed"',
+        '        if False:\n            return "failed"',
+        "test_study_run.py",
+    ),
+)
+
+STORAGE = _of(
+    "trouble of the storage",
+    (
+        "a full or absent storage is waited for",
+        "study/patience.py",
+        "if time.monotonic() - begun >= self._seconds:",
+        "if True:",
+        "test_patience.py",
+    ),
+    (
+        "an event is written whole or not at all",
+        "journal.py",
+        "self._torn = line\n            with suppress(OSError):\n                os.ftruncate(",
+        "self._torn = line\n            with suppress(OSError):\n                str(",
+        "test_journal.py",
+    ),
+    (
+        "a clock that is set back turns no time back",
+        "journal.py",
+        "self._begun = max(time.time(), latest)",
+        "self._begun = time.time()",
+        "test_journal.py",
+    ),
+    (
+        "a second process is kept out",
+        "study/lock.py",
+        "raise Held(_who(before)) from None",
+        "return True",
+        "test_lock.py",
+    ),
+    (
+        "a lock that another host's living process beats in is respected",
+        "study/lock.py",
+        "return bool(found)",
+        "return False",
+        "test_lock.py",
+    ),
+    (
+        "a process that got a dead one's number is not taken for it",
+        "study/lock.py",
+        "return bool(self.started) and _started(self.pid) == self.started",
+        "return bool(_started(self.pid))",
+        "test_lock.py",
+    ),
+    (
+        "a locked or full database of the sampler is waited for",
+        "study/sampler_database.py",
+        "setattr(storage, name, _patient(getattr(storage, name), patience))",
+        "pass",
+        "test_sampler_database.py",
+    ),
+    (
+        "a damaged database of the sampler is put aside",
+        "study/sampler_database.py",
+        "    path.rename(kept)",
+        "    return",
+        "test_sampler_database.py",
+    ),
+)
+
+SIGNALS = _of(
+    "signals",
+    (
+        "the first signal is a wish that work is saved after",
+        "study/signals.py",
+        "        received.append(signal.Signals(number))\n        for name in _WATCHED:",
+        "        for name in _WATCHED:",
+        "test_signals.py",
+    ),
+    (
+        "the second signal ends the process",
+        "study/signals.py",
+        "    def note(number: int, _frame: FrameType | None) -> None:\n"
+        "        received.append(signal.Signals(number))\n        for name in _WATCHED:",
+        "    def note(number: int, _frame: FrameType | None) -> None:\n"
+        "        received.append(signal.Signals(number))\n        for name in ():",
+        "test_signals.py",
+    ),
+    (
+        "handlers are put back",
+        "study/signals.py",
+        "            if earlier is not None:",
+        "            if False:",
+        "test_signals.py",
+    ),
+)
+
+STRANGERS = _of(
+    "strangers",
+    (
+        "YAML's tags are not read",
+        "yaml_file.py",
+        'if getattr(self.peek_event(), "tag", None) is not None:  # type: ignore[no-untyped-call]',
+        "if False:",
+        "test_yaml_file.py",
+    ),
+    (
+        "YAML's aliases are not read",
+        "yaml_file.py",
+        "if self.check_event(yaml.events.AliasEvent):",
+        "if False:",
+        "test_yaml_file.py",
+    ),
+    (
+        "depth and count of YAML's values are bounded",
+        "yaml_file.py",
+        "if self.depth > MAX_DEPTH or self.values > MAX_VALUES:",
+        "if False:",
+        "test_yaml_file.py",
+    ),
+    (
+        "the size of a YAML file is bounded",
+        "yaml_file.py",
+        "if len(raw) > MAX_BYTES:",
+        "if False:",
+        "test_yaml_file.py",
+    ),
+    (
+        "a study's name is a plain folder's",
+        "study/space.py",
+        'if name.startswith((".", "-")) or not set(name) <= _NAME_CHARACTERS:',
+        "if False:",
+        "test_space.py",
+    ),
+    (
+        "a link is not taken for a study's folder",
+        "study/folder.py",
+        "if folder.path.is_symlink():",
+        "if False:",
+        "test_folder.py",
+    ),
+    (
+        "credentials are left out of addresses that are shown",
+        "tracking/store.py",
+        "return f\"{parts.scheme}://{host}{'' if port is None else f':{port}'}{parts.path}\"",
+        "return uri",
+        "test_tracking.py",
+    ),
+    (
+        "credentials are left out of a server's answers that are shown",
+        "tracking/store.py",
+        'if secret.strip("@"):',
+        "if False:",
+        "test_tracking.py",
+    ),
+    (
+        "a server that is opened to others says so",
+        "tracking/ui.py",
+        "if not ipaddress.ip_address(address).is_loopback:",
+        "if False:",
+        "test_listening_e2e.py",
+    ),
+    (
+        "what users typed is text in MLflow's description",
+        "study/description.py",
+        'replace("<", "&lt;")',
+        'replace("<", "<")',
+        "tracking/test_study_page.py",
+    ),
+    (
+        "what users typed is text in the report",
+        "report/page.py",
+        "{escape(cell)}</td>",
+        "{cell}</td>",
+        "report/test_report_page.py",
+    ),
+    (
+        "what a terminal would act on is spelled out",
+        "errors.py",
+        'return UNWANTED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)',
+        "return text",
+        "test_cli_trouble.py",
+    ),
+)
+
+PROTECTIONS = [*DRIVER, *TRACKING, *CHECKPOINTS, *FAILURES, *STORAGE, *SIGNALS, *STRANGERS]
