@@ -126,35 +126,36 @@ class _Lane:
     """Where trials' values of one parameter or objective lie between 0 and 1."""
 
     def __init__(self, study: Study, key: str, trials: Sequence[Trial]) -> None:
-        axis = next((axis for axis in study.axes if axis.key == key), None)
         self._key = key
-        self._choices = [] if axis is None else list(axis.choices)
-        self._log = axis is not None and axis.log
-        if axis is None or self._choices:
-            numbers = [trial.values[key] for trial in trials] if axis is None else [0.0]
+        self._axis = next((axis for axis in study.axes if axis.key == key), None)
+        self._choices = () if self._axis is None else self._axis.choices
+        if self._axis is None:
+            numbers = [trial.values[key] for trial in trials]
             self._low, self._high = min(numbers), max(numbers)
+        elif self._choices:
+            self._low, self._high = 0.0, max(len(self._choices) - 1.0, 1.0)
         else:
-            self._low, self._high = axis.low, axis.high
+            self._low, self._high = self._axis.low, self._axis.high
 
     @property
     def ends(self) -> list[tuple[float, str]]:
         """Heights with what stands there."""
         if self._choices:
-            last = max(len(self._choices) - 1, 1)
-            return [(n / last, str(choice)) for n, choice in enumerate(self._choices)]
+            return [(n / self._high, str(choice)) for n, choice in enumerate(self._choices)]
         ends = (self._low, self._high)
         return [(height, value_text(self._key, v)) for height, v in enumerate(ends)]
 
     def share(self, trial: Trial) -> float:
-        """The height of a trial; NaN where it lacks the parameter."""
-        value = trial.params.get(self._key, trial.values.get(self._key, float("nan")))
-        if self._choices:
-            last = max(len(self._choices) - 1, 1)
-            return self._choices.index(value) / last if value in self._choices else float("nan")
-        number, low, high = float(value), self._low, self._high
-        if self._log and number > 0:
+        """The height of a trial; NaN where it has no place on the parameter's axis."""
+        number = trial.values[self._key] if self._axis is None else self._axis.place(trial)
+        low, high = self._low, self._high
+        if not isfinite(number):
+            return number
+        if not high > low:
+            return 0.5
+        if self._axis is not None and self._axis.log:
             number, low, high = log(number), log(low), log(high)
-        return (number - low) / (high - low) if high > low else 0.5
+        return (number - low) / (high - low)
 
 
 def _slice(axes: Axes, study: Study, axis: Axis, metric: str) -> None:
@@ -164,15 +165,9 @@ def _slice(axes: Axes, study: Study, axis: Axis, metric: str) -> None:
     shown = [
         trial
         for trial in study.trials
-        if axis.key in trial.params and not trial.baseline and isfinite(trial.values[metric])
+        if not trial.baseline and isfinite(axis.place(trial)) and isfinite(trial.values[metric])
     ]
-    places = {
-        trial.trial_id: (
-            axis.choices.index(trial.params[axis.key]) if axis.choices else trial.params[axis.key],
-            trial.values[metric],
-        )
-        for trial in shown
-    }
+    places = {trial.trial_id: (axis.place(trial), trial.values[metric]) for trial in shown}
     kinds: list[tuple[list[Trial], Style]] = [
         # What was stopped early may lie far below: it is cut at the edge.
         ([t for t in shown if t.state == "pruned"], PRUNED | {"zorder": 3}),

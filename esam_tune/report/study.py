@@ -105,6 +105,20 @@ class Axis:
     low: float = math.nan
     high: float = math.nan
 
+    def place(self, trial: Trial) -> float:
+        """Where a trial lies along the axis: at its number, or at its choice's number from 0.
+
+        NaN where the trial lacks the parameter, or has a value that was not searched: a trial that
+        does not search a conditional parameter has its default, or the optimizer's own value.
+        """
+        value = trial.params.get(self.key)
+        if value is None:
+            return math.nan
+        if self.choices:
+            return float(self.choices.index(value)) if value in self.choices else math.nan
+        number = float(value)
+        return number if self.low <= number <= self.high else math.nan
+
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:

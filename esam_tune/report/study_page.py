@@ -168,7 +168,7 @@ def _parameters(study: Study) -> Section | None:
         ),
         *_gallery(
             slices(study),
-            "Each search trial by one parameter at a time, with the front in blue and the chosen "
+            "The search trials by one parameter at a time, with the front in blue and the chosen "
             "setting ringed. What another parameter does shows as scatter.",
         ),
         *_gallery(

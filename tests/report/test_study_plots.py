@@ -84,6 +84,39 @@ def test_choices_and_missing_parameters_have_their_place(data):
     assert {place[0] for _, place in points(axes_of(slices(only)))} == {0.0}
 
 
+@pytest.mark.parametrize(
+    ("searched", "inside"),
+    [
+        ({"choices": [0.25, 0.5]}, {0.25: 0.0, 0.5: 1.0}),
+        ({"low": 0.2, "high": 0.6}, {0.25: 0.25, 0.5: 0.5}),
+        ({"low": 0.2, "high": 0.6, "log": True}, {0.25: 0.25, 0.5: 0.5}),
+    ],
+)
+def test_a_value_that_was_not_searched_has_no_place(tmp_path, searched, inside):
+    """With exact selection gamma is 1, which no trial that searches it can have."""
+    gamma = searched | {"when": {"selection": "first_order"}, "default": 1.0}
+    selection = {"choices": ["exact", "first_order"]}
+    search = {"optimizer": "esam", "selection": selection, "gamma": gamma}
+    study = ReportStudy(tmp_path, search=search)
+    for number, value in enumerate((0.25, 1.0, 0.5, 1.0)):
+        params = {"optimizer": "esam", "gamma": value}
+        params["selection"] = "exact" if value == 1.0 else "first_order"
+        study.setting(0.90 + 0.01 * number, 1.5 + 0.1 * number, params=params, number=number)
+    data = study.data()
+    (axis,) = [axis for axis in data.axes if axis.key == "gamma"]
+    only = replace(data, axes=(axis,))
+    for panel in range(2):
+        axes = axes_of(slices(only), panel)
+        assert {place[0] for _, place in points(axes)} == set(inside.values())
+        assert all(
+            axes.get_xlim()[0] <= place[0] <= axes.get_xlim()[1] for _, place in points(axes)
+        )
+    lines = [line for line in axes_of(parallel(only)).lines if line.get_marker() == "o"]
+    assert sorted(len(line.get_xdata()) for line in lines) == [2, 2, 3, 3]
+    static = [plot for plot in static_plots(data) if plot.name == "slices"]
+    grid_figure(static[0], 2).draw_without_rendering()
+
+
 def test_parallel_lines_go_from_parameters_to_objectives(data):
     axes = axes_of(parallel(data))
     lanes = [tick.get_text() for tick in axes.get_xticklabels()]
