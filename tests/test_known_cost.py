@@ -1,6 +1,7 @@
 """The sampler that knows the cost: its arithmetic, what it makes of trials, what it finds."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,13 +10,17 @@ from hypothesis import strategies as st
 from study_events import study_spec
 
 from esam_tune.errors import InputError
+from esam_tune.failures import failure_of
 from esam_tune.pareto_front import hypervolume
 from esam_tune.study.expected_gain import accuracy, expected_gain, front_inside, score
 from esam_tune.study.known_cost import KnownCost, Seen, _final, encoded
 from esam_tune.study.search_checks import check_search
 from esam_tune.study.trial_record import RunRecord, TrialRecord
 from esam_tune.study.warm_start import WarmTrial
+from esam_tune.training import DivergedError
 
+# As a run's end is recorded.
+DIVERGED = str(failure_of(DivergedError("training loss is nan in epoch 2")))
 CORNER = np.array([-0.5, 2.0])
 SHARE = st.floats(0.0, 0.998)
 POINTS = st.lists(st.tuples(SHARE, st.floats(0.5, 3.0)), max_size=6)
@@ -59,17 +64,18 @@ def test_a_score_is_an_accuracy_on_another_scale(reached):
     assert math.isfinite(score([1.0])[0])
 
 
-def trial(number, params, accuracies, state="complete", *, baseline=False, diverged=False):
+def trial(number, params, accuracies, state="complete", *, baseline=False, reason=None):
     run = RunRecord(
         run_id=f"{number:04d}",
         trial_id=f"{number:04d}",
         seed=0,
         state=state,
+        reason=reason,
         epochs=len(accuracies),
         accuracies=list(accuracies),
     )
     if accuracies:
-        run.metrics = {"val_accuracy": None if diverged else accuracies[-1]}
+        run.metrics = {"val_accuracy": accuracies[-1]}
     return TrialRecord(
         trial_id=run.trial_id,
         label="a trial",
@@ -151,10 +157,24 @@ def test_only_what_is_worth_a_trial_is_proposed():
     assert sampler.point(0, lambda _: False) == {}
 
 
-def test_a_diverged_neighbourhood_is_left_alone():
+@pytest.mark.parametrize("accuracies", [[], [0.3]], ids=["at once", "after an epoch"])
+def test_a_diverged_neighbourhood_is_left_alone(accuracies):
     spec, sampler = begun()
     wanted = sampler.point(5, lambda _: True)
-    sampler.learn(trial(9, spec.completed(wanted), [0.3], "failed", diverged=True))
+    params = spec.completed(wanted)
+    sampler.learn(trial(9, params, accuracies, "failed", reason=DIVERGED))
+    other = sampler.point(5, lambda _: True)
+    rows = np.array([encoded(spec, wanted), encoded(spec, other)])
+    assert np.abs(rows[0] - rows[1]).max() > 0.02
+
+
+def test_a_setting_that_diverges_under_a_later_seed_is_left_alone_too():
+    spec, sampler = begun()
+    wanted = sampler.point(5, lambda _: True)
+    learned_of = trial(9, spec.completed(wanted), [0.95])
+    again = {"run_id": "0009-s1", "seed": 1, "state": "failed", "reason": DIVERGED}
+    learned_of.runs.append(replace(learned_of.runs[0], **again))
+    sampler.learn(learned_of)
     other = sampler.point(5, lambda _: True)
     rows = np.array([encoded(spec, wanted), encoded(spec, other)])
     assert np.abs(rows[0] - rows[1]).max() > 0.02
@@ -164,7 +184,10 @@ def test_a_trial_lost_with_its_machine_says_nothing():
     spec, sampler = begun()
     wanted = sampler.point(5, lambda _: True)
     sampler.start("0009", spec.completed(wanted))
-    sampler.learn(trial(9, spec.completed(wanted), [0.3], "failed"))
+    lost = trial(9, spec.completed(wanted), [0.3], "failed", reason="the trial's process was lost")
+    # Of an epoch that a later one would have made good, as an infinite loss may be.
+    lost.runs[0].metrics["val_loss"] = None
+    sampler.learn(lost)
     assert sampler.point(5, lambda _: True) == wanted
 
 

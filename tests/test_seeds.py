@@ -10,6 +10,7 @@ from scipy import stats
 from study_events import WrittenStudy, study_spec
 
 from esam_tune.errors import InputError
+from esam_tune.failures import failure_of
 from esam_tune.intervals import difference_interval, mean_interval, standard_error
 from esam_tune.journal import Journal
 from esam_tune.study.agenda import RefineAgenda, SearchAgenda
@@ -20,9 +21,11 @@ from esam_tune.study.results import front_csv, summarise
 from esam_tune.study.search_checks import check_search
 from esam_tune.study.study_run import StudyRun
 from esam_tune.study.sweep import refine
+from esam_tune.training import DivergedError
 from esam_tune.trial import FAILURE, RunRequest
 
 FLOATS = st.floats(-1e3, 1e3)
+REACHED = {"val_accuracy": 0.5, "step_flops_ratio": 1.0}
 
 
 class ListedProposals:
@@ -61,11 +64,18 @@ class Search:
             self.run.report(request.run_id, result)
         self.run.end(request.run_id)
 
-    def fail(self, request, accuracy=None):
-        if accuracy is not None:
-            result = {"epoch": 1, "val_accuracy": accuracy, "step_flops_ratio": 1.0}
-            self.run.report(request.run_id, result)
-        self.run.report(request.run_id, {FAILURE: "because"})
+    def fail(self, request, **reported):
+        """Lose a run with its process, after an epoch if any is given."""
+        if reported:
+            self.run.report(request.run_id, {"epoch": 1, **reported})
+        self.run.end(request.run_id, error="because")
+
+    def diverge(self, request, **reported):
+        """Let a run diverge as training does: in an epoch that it does not report."""
+        if reported:
+            self.run.report(request.run_id, {"epoch": 1, **reported})
+        failure = failure_of(DivergedError(f"training loss is nan in epoch {1 + bool(reported)}"))
+        self.run.report(request.run_id, {FAILURE: str(failure)})
         self.run.end(request.run_id)
 
 
@@ -243,10 +253,13 @@ def test_refining_again_does_nothing_and_further_adds_what_lacks(tmp_path):
     assert refined(tmp_path, 4, {"0000": 0.95})[0] == ["0000-s2", "0000-s3"]
 
 
-def test_a_seed_lost_with_its_process_is_not_tried_for_ever_and_takes_nothing_away(tmp_path):
+@pytest.mark.parametrize("reported", [{}, {**REACHED, "val_loss": math.inf}])
+def test_a_seed_lost_with_its_process_is_not_tried_for_ever_and_takes_nothing_away(
+    tmp_path, reported
+):
     with_seeds(tmp_path, ([0.95], 1.0))
     search = Search(tmp_path, lambda record: RefineAgenda(record, 3))
-    search.fail(search.next())
+    search.fail(search.next(), **reported)
     search.finish(search.next(), 0.95)
     assert search.next() is None
     assert [t.trial_id for t in search.record.front()] == ["0000"]
@@ -254,14 +267,18 @@ def test_a_seed_lost_with_its_process_is_not_tried_for_ever_and_takes_nothing_aw
     assert refined(tmp_path, 3, {"0000": 0.95})[0] == ["0000-s3"]
 
 
-def test_a_seed_that_diverges_takes_its_setting_off_the_front(tmp_path):
+@pytest.mark.parametrize("reported", [{}, REACHED], ids=["at once", "after an epoch"])
+def test_a_seed_that_diverges_takes_its_setting_off_the_front(tmp_path, reported):
     with_seeds(tmp_path, ([0.95], 1.0), ([0.90], 1.5))
     search = Search(tmp_path, lambda record: RefineAgenda(record, 2))
-    search.fail(search.next(), math.nan)
+    search.diverge(search.next(), **reported)
     trial = search.record.trials["0000"]
-    assert (trial.state, trial.reason) == ("failed", "seed 1: because")
+    assert trial.state == "failed"
+    assert trial.reason.startswith("seed 1: DivergedError: training loss is nan in epoch ")
     assert [t.trial_id for t in search.record.front()] == ["0001"]
     assert search.next().run_id == "0001-s1"
+    # Who reads it back finds the same.
+    assert StudyRecord.from_journal(search.path).trials["0000"].state == "failed"
 
 
 def test_refining_waits_for_what_may_change_the_front_and_leaves_a_sweeps_rest(tmp_path):

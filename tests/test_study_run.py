@@ -5,12 +5,14 @@ import math
 import pytest
 from study_events import WrittenStudy, study_spec
 
+from esam_tune.failures import failure_of
 from esam_tune.journal import Journal, read
 from esam_tune.metrics import SHARPNESS
 from esam_tune.study.agenda import SearchAgenda
 from esam_tune.study.proposals import Proposals
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.study_run import StudyRun
+from esam_tune.training import DivergedError
 from esam_tune.trial import FAILURE, REFUSED, WORKERS, RunRequest
 
 
@@ -79,6 +81,52 @@ def test_a_trial_stopped_over_a_value_that_is_no_number_failed(study):
         run.end(request.run_id)
     ends = [(e["state"], e["reason"]) for e in study.events("trial_end")]
     assert ends == [("failed", "val_accuracy is not finite after epoch 1 of 2")] * 2
+
+
+def ended(study, *results, error=None, stop=False):
+    """A run that ends after these reports."""
+    run = study.begin()
+    run_id = run.next_request().run_id
+    for result in results:
+        run.report(run_id, result)
+    if stop:
+        run.stop(run_id)
+    run.end(run_id, error)
+    return StudyRecord.from_journal(study.path).runs[run_id]
+
+
+def diverged(epoch):
+    """What training makes of a loss that is no number: it reports no metrics of that epoch."""
+    return {FAILURE: str(failure_of(DivergedError(f"training loss is nan in epoch {epoch}")))}
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        [diverged(1)],
+        [report(1), diverged(2)],
+        [report(1), {FAILURE: f"RuntimeError: {diverged(2)[FAILURE]}"}],
+        [report(1), {FAILURE: f"esam_tune.training.{diverged(2)[FAILURE]}"}],
+        [report(1), report(2, val_accuracy=math.nan)],
+    ],
+    ids=["at once", "later", "as early journals say", "in a traceback", "an objective"],
+)
+def test_a_run_that_diverged_is_known_by_its_reason(study, results):
+    assert ended(study, *results).diverged
+
+
+def test_a_run_that_was_stopped_over_a_value_that_is_no_number_diverged(study):
+    assert ended(study, report(1, val_accuracy=math.inf), stop=True).diverged
+
+
+@pytest.mark.parametrize("loss", [0.7, math.inf])
+@pytest.mark.parametrize("error", ["the trial's process was lost", "OSError: gone (node a)", None])
+def test_a_run_that_was_lost_did_not_diverge_whatever_its_last_epoch_was(study, error, loss):
+    assert not ended(study, report(1, val_loss=loss), error=error).diverged
+
+
+def test_a_run_that_is_complete_did_not_diverge(study):
+    assert not ended(study, report(1), report(2, val_loss=math.inf)).diverged
 
 
 def test_the_search_ends_where_its_space_is_gone_through(study, monkeypatch):

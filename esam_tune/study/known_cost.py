@@ -85,7 +85,7 @@ class KnownCost:
             shown = [value for value in trial.runs[0].accuracies if value is not None]
         if trial.state == "complete":
             shown, ended = [*shown[:-1], *trial.values([keys.VAL_ACCURACY])], True
-        elif trial.state == "failed" and trial.runs[0].diverged:
+        elif trial.state == "failed" and trial.diverged:
             # As bad as can be: so that its neighbours are not tried next.
             shown, ended = [0.0], True
         elif trial.state == "failed":
