@@ -38,6 +38,15 @@ STUDY_RESUME = "study_resume"  # another process goes on with the study
 # dominated, chosen
 STUDY_END = "study_end"
 BUDGET = "budget"  # space: with the budget that --resume asked for
+# A final training's journal has, beside EPOCH (metrics) and CHECKPOINT (path):
+# The first line: training_id; settings (as found) and workers, rule; threads (of torch, where it
+# trains in the verb's own process, else null); checkpoint_storage and tracking_uri (null: in the
+# storage); dataset (name, digest, profile); versions
+TRAINING = "training"
+TRAINING_RESUME = "training_resume"  # another process goes on with it
+# metrics of the last epoch, with the test split's, and weights_digest: written after the weights,
+# so that the one reading of the test split and the weights that it was taken of go together
+TRAINING_END = "training_end"
 
 
 class JournalError(InputError):
@@ -192,7 +201,9 @@ def read(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
 
 
 # Events that are written durably, so that no power loss can tear what comes before one.
-_DURABLE = frozenset({STUDY, TRIAL_START, REPLICATE_START, TRIAL_END, STUDY_END, BUDGET})
+_DURABLE = frozenset(
+    {STUDY, TRIAL_START, REPLICATE_START, TRIAL_END, STUDY_END, BUDGET, TRAINING, TRAINING_END}
+)
 
 
 def _lost_power(line: bytes, rest: Iterator[bytes]) -> bool:

@@ -35,6 +35,7 @@ from esam_tune.final_training.weights import weights_digest
 from esam_tune.run_state import save_state
 from esam_tune.tracking.cursor import Cursor
 from esam_tune.tracking.live_training import LiveRun
+from esam_tune.tracking.store import connect, local_uri
 from esam_tune.trial import CHECKPOINT_PATH, FAILURE
 from esam_tune.worker_scaling import WorkerRule
 
@@ -354,6 +355,22 @@ def test_a_server_that_is_down_gets_the_training_later(tmp_path, monkeypatch, ca
     assert [metrics for metrics, _ in sent["epochs"]] == document["history"]
 
 
+def test_a_training_that_is_stopped_while_its_model_is_sent_says_so(tmp_path, monkeypatch):
+    said = []
+
+    def last_word(live):
+        said.append(live._verdict)
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("esam_tune.final_training.publication.log_training", stop)
+    monkeypatch.setattr(LiveRun, "_send", last_word)
+    with pytest.raises(KeyboardInterrupt):
+        here(tmp_path)
+    assert said[-1] == ("KILLED", "interrupted")
+
+
 def test_weights_that_were_changed_are_not_logged_as_the_trained_ones(tmp_path, unpublished):
     document = here(tmp_path)
     kept = torch.load(document["weights"], weights_only=True)
@@ -368,7 +385,7 @@ def test_weights_that_were_changed_are_not_logged_as_the_trained_ones(tmp_path, 
         weights.load_weights_file(Path(document["weights"]), document["weights_digest"])
 
 
-def test_the_settings_lead_back_to_the_runs_of_their_study(tmp_path):
+def test_the_settings_lead_back_to_the_runs_of_their_study(tmp_path, monkeypatch):
     storage = tmp_path / "runs"
     study = WrittenStudy(storage / "small" / "journal.jsonl", study_spec(), tracking_uri=None)
     trial_id = study.start({"optimizer": "sam", "rho": 0.2})
@@ -388,6 +405,13 @@ def test_the_settings_lead_back_to_the_runs_of_their_study(tmp_path):
     assert found(origin={**origin, "trial_id": "0007"}) == said | {"trial_id": "0007"}
     assert found(origin={**origin, "study": "../small"}) == said | {"study": "../small"}
     assert found(origin={}) == {"workers": "1"}
+
+    def refuse(path):
+        raise PermissionError("another user's")
+
+    # What only adds to the run in MLflow stops no training.
+    monkeypatch.setattr(Cursor, "load", refuse)
+    assert found() == said
 
 
 def test_a_checkpoint_folder_that_cannot_be_written_is_refused(tmp_path):
@@ -434,6 +458,10 @@ def test_a_stopped_training_says_how_to_go_on(tmp_path, stop, code):
     assert said == [f"esam-tune: {stop.name} ended the training; {again}"]
     kinds = [event["event"] for event in events(tmp_path / "runs", "model")]
     assert kinds[:2] == ["training", "epoch"]
+    # However far MLflow's thread had come: no store, or one that works.
+    left = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert left - {"mlflow.db", "mlartifacts"} == {"models"}
+    assert connect(local_uri(tmp_path / "runs")).search_experiments()
 
 
 def test_a_test_split_that_cannot_be_read_is_found_before_the_training(tmp_path, monkeypatch):

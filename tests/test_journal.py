@@ -248,6 +248,22 @@ def test_zeros_before_a_durable_event_are_no_power_loss(path):
         list(journal.read(path))
 
 
+def test_zeros_before_the_end_of_a_training_are_no_power_loss(path):
+    """The end is written durably, and with it goes the one reading of the test split."""
+    writer = Journal(path)
+    writer.append(journal.TRAINING, durable=True, training_id="a")
+    begun = path.stat().st_size
+    writer.append(journal.EPOCH, metrics={"epoch": 1})
+    epoch = path.stat().st_size - begun
+    writer.append(journal.TRAINING_END, durable=True, metrics={"epoch": 2}, weights_digest="d")
+    writer.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:begun] + b"\0" * (epoch - 1) + whole[begun + epoch - 1 :])
+    with pytest.raises(JournalError, match="is damaged in line"):
+        Journal(path)
+    assert path.stat().st_size == len(whole)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk")
 def test_a_disk_that_is_full_takes_no_event_and_after_some_room_the_next(tmp_path):
     disk = tmp_path / "disk"

@@ -152,13 +152,13 @@ def lineage(plan: Plan) -> dict[str, str]:
     try:
         folder = study_folder(plan.folder.storage, study)
         record, study_id = folder.record(), folder.started_with()["study_id"]
+        runs = Cursor.load(cursor_for(folder.cursor, record.tracking_uri, plan.uri))
     except (InputError, OSError):
         return said
     trial = record.trials.get(trial_id)
     # A study of that name in this storage need not be the one that the file means.
     if trial is None or dict(trial.params) != dict(plan.found.params):
         return said
-    runs = Cursor.load(cursor_for(folder.cursor, record.tracking_uri, plan.uri))
     known = {
         "study_id": study_id,
         "study_run_id": runs.parent_run_id,

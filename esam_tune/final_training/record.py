@@ -7,20 +7,18 @@ from typing import Any
 
 from esam_tune import journal
 from esam_tune.errors import InputError
-from esam_tune.journal import CHECKPOINT, EPOCH, Event, JournalError
+from esam_tune.journal import (
+    CHECKPOINT,
+    EPOCH,
+    TRAINING,
+    TRAINING_END,
+    TRAINING_RESUME,
+    Event,
+    JournalError,
+)
 from esam_tune.metrics import EPOCH as EPOCH_METRIC
 
 Metrics = dict[str, float | None]
-
-# Kinds of events, beside the journal's own EPOCH (metrics) and CHECKPOINT (path).
-# The first line: training_id; settings (as found) and workers, rule; threads (of torch, where it
-# trains in the verb's own process, else null); checkpoint_storage and tracking_uri (null: in the
-# storage); dataset (name, digest, profile); versions
-TRAINING = "training"
-TRAINING_RESUME = "training_resume"  # another process goes on with it
-# metrics of the last epoch, with the test split's, and weights_digest: written after the weights,
-# so that the one reading of the test split and the weights that it was taken of go together
-TRAINING_END = "training_end"
 
 
 class TrainingRecord:

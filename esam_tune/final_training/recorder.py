@@ -10,9 +10,9 @@ from esam_tune import metrics as keys
 from esam_tune.checkpoint_storage import holds_checkpoint
 from esam_tune.errors import RunFailedError
 from esam_tune.final_training.folder import TrainingFolder
-from esam_tune.final_training.record import TRAINING_END, Metrics, TrainingRecord
+from esam_tune.final_training.record import Metrics, TrainingRecord
 from esam_tune.final_training.weights import save_weights, weights_digest
-from esam_tune.journal import CHECKPOINT, EPOCH, Journal
+from esam_tune.journal import CHECKPOINT, EPOCH, TRAINING_END, Journal
 from esam_tune.trial import CHECKPOINT_PATH, FAILURE
 
 # Checkpoints that a training keeps: one, and one in case it is damaged.

@@ -7,6 +7,7 @@ import json
 import logging
 import platform
 import uuid
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from esam_tune.config import TrialSettings
 from esam_tune.final_training.execution import carry_out, drop_checkpoints
 from esam_tune.final_training.plan import Plan, TrainOptions, draw_up
 from esam_tune.final_training.publication import live_run, publish
-from esam_tune.final_training.record import TRAINING, TRAINING_RESUME, Metrics, TrainingRecord
+from esam_tune.final_training.record import Metrics, TrainingRecord
 from esam_tune.final_training.recorder import HopelessError, OnEpoch, Recorder
-from esam_tune.journal import Journal
+from esam_tune.journal import TRAINING, TRAINING_RESUME, Journal
 from esam_tune.study.patience import StoragePatience
 from esam_tune.tracking.store import without_credentials
 
@@ -44,12 +45,13 @@ def train_chosen(
     Raises:
         InputError: for whatever can be seen to be wrong before anything starts.
         RunFailedError: when the training did not reach its end. Of one that diverged nothing is
-            left behind.
+            left in the storage.
     """
     plan = draw_up(settings, options)
     # Taken now: a name that another process takes meanwhile would cost the whole training.
-    with plan.folder.held(new=not options.resume):
-        record = _train(plan, options, on_epoch)
+    # Whatever ends it, up to the model's upload, the run in MLflow says so.
+    with plan.folder.held(new=not options.resume), ExitStack() as shown:
+        record = _train(plan, options, on_epoch, shown)
         document = {
             "name": plan.folder.name,
             "settings": plan.settings.to_dict(),
@@ -64,14 +66,24 @@ def train_chosen(
     return document
 
 
-def _train(plan: Plan, options: TrainOptions, on_epoch: OnEpoch) -> TrainingRecord:
-    """Train what is left of it; what the journal then tells."""
+def _train(
+    plan: Plan, options: TrainOptions, on_epoch: OnEpoch, shown: ExitStack
+) -> TrainingRecord:
+    """Train what is left of it, in sight until ``shown`` ends; what the journal then tells."""
     writer = Journal(plan.folder.journal, StoragePatience(str(plan.folder.path), lambda: None))
     try:
         record = _open_record(plan, writer)
         try:
             if not record.done:
-                _go_on(plan, options, record, writer, on_epoch)
+                live = shown.enter_context(live_run(plan, record))
+
+                def report(metrics: Metrics) -> None:
+                    live.add(record.timed_history[-1])
+                    on_epoch(metrics)
+
+                epochs = plan.settings.training.epochs
+                carry_out(plan, options, Recorder(record, writer, plan.folder, epochs, report))
+                live.rest()
         except BaseException as error:
             # Where nothing was reported, there is nothing to go on with either.
             if isinstance(error, HopelessError) or not record.history:
@@ -82,24 +94,6 @@ def _train(plan: Plan, options: TrainOptions, on_epoch: OnEpoch) -> TrainingReco
         writer.close()
     drop_checkpoints(plan, record.training_id)
     return record
-
-
-def _go_on(
-    plan: Plan,
-    options: TrainOptions,
-    record: TrainingRecord,
-    writer: Journal,
-    on_epoch: OnEpoch,
-) -> None:
-    """Train the epochs that are missing, and show each where it can be seen."""
-    with live_run(plan, record) as live:
-
-        def report(metrics: Metrics) -> None:
-            live.add(record.timed_history[-1])
-            on_epoch(metrics)
-
-        epochs = plan.settings.training.epochs
-        carry_out(plan, options, Recorder(record, writer, plan.folder, epochs, report))
 
 
 def _open_record(plan: Plan, writer: Journal) -> TrainingRecord:

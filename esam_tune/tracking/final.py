@@ -21,8 +21,10 @@ from esam_tune.tracking.store import (
 from esam_tune.tracking.trained_model import TrainedModel, log_model
 
 TRAINING_TAG = "esam_tune.training_id"
+# Why a training was ended, for as long as it has not gone on.
+REASON_TAG = "esam_tune.reason"
 # Of a run that nothing is missing from.
-_ENDED = "FINISHED"
+ENDED = "FINISHED"
 
 # Metrics of an epoch, and the Unix time of its end.
 TimedMetrics = tuple[Mapping[str, float | None], float]
@@ -82,7 +84,7 @@ def open_run(client: Any, artifact_root: Path | None, start: TrainingStart) -> A
     """
     experiment_id = experiment(client, artifact_root)
     known = client.search_runs([experiment_id], f"tags.`{TRAINING_TAG}` = '{start.training_id}'")
-    known.sort(key=lambda run: (run.info.status != _ENDED, run.info.run_id))
+    known.sort(key=lambda run: (run.info.status != ENDED, run.info.run_id))
     # A request to make it whose answer was lost may have been carried out after all.
     for second in known[1:]:
         client.delete_run(second.info.run_id)
@@ -97,10 +99,12 @@ def open_run(client: Any, artifact_root: Path | None, start: TrainingStart) -> A
         )
     )
     run_id, status = str(run.info.run_id), run.info.status
-    if status == _ENDED:
+    if status == ENDED:
         return run
     if status != "RUNNING":
         client.update_run(run_id, status="RUNNING")
+    if REASON_TAG in run.data.tags:
+        client.delete_tag(run_id, REASON_TAG)
     versions = {f"version.{key}": number for key, number in start.versions.items()}
     log_tags(client, run_id, start.tags() | versions)
     log_params(client, run_id, start.params)
@@ -140,11 +144,11 @@ def log_training(
     run = open_run(client, artifact_root, start)
     run_id = str(run.info.run_id)
     tags = start.tags() | {"esam_tune.weights_digest": document["weights_digest"]}
-    if run.info.status != _ENDED:
+    if run.info.status != ENDED:
         log_tags(client, run_id, tags)
         log_epochs(client, run_id, epochs)
         for path in artifacts:
             client.log_artifact(run_id, str(path))
     model_id = None if model is None else log_model(client, run, model, tags, document, end)
-    client.set_terminated(run_id, _ENDED, end_time=end)
+    client.set_terminated(run_id, ENDED, end_time=end)
     return LoggedTraining(run_id=run_id, model_id=model_id)

@@ -10,17 +10,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from esam_tune.tracking.final import TimedMetrics, TrainingStart, log_epochs, open_run
+from esam_tune.tracking.final import (
+    ENDED,
+    REASON_TAG,
+    TimedMetrics,
+    TrainingStart,
+    log_epochs,
+    open_run,
+)
 from esam_tune.tracking.store import connect, error_text, log_tags, without_credentials
 
 _log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 2.0
 _LONGEST_WAIT = 60.0
-# Least time given to the last word of a training that was ended: a signal has ten seconds in all.
+# Most time for the last word of a training that was ended: a signal has ten seconds in all.
 _LAST_WORD_SECONDS = 5.0
-# A request under way that has not been answered for so long is left alone.
-_ANSWER_SECONDS = 30.0
 
 
 class LiveRun:
@@ -30,8 +35,7 @@ class LiveRun:
     begins with what there is. So a server that is slow or away is told of once, and a training that
     ends within seconds does not ask it at all.
 
-    As a context it says in the end how the training went: nothing where it went well, as there is
-    more to come then.
+    As a context it says how the training was ended, where it did not come to its own end.
 
     Args:
         uri: of the tracking server or store.
@@ -53,16 +57,22 @@ class LiveRun:
         self._waiting = list(epochs)
         self._run_id: str | None = None
         self._client: Any = None
-        self._closing = threading.Event()
+        self._resting = threading.Event()
         # How the run ends, and why; None where it does not end here.
         self._verdict: tuple[str, str] | None = None
-        self._thread = threading.Thread(target=self._loop, name="live-run", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def add(self, metrics: TimedMetrics) -> None:
         """Take an epoch in. The first one begins the run: what fails before leaves none."""
         self._waiting.append(metrics)
-        if not self._thread.is_alive() and not self._closing.is_set():
-            self._thread.start()
+        if self._thread is None:
+            self._thread = self._started()
+
+    def rest(self) -> None:
+        """Send nothing more: whoever sends the whole of it now is to be alone with the server."""
+        self._resting.set()
+        if self._thread is not None:
+            self._thread.join()
 
     def __enter__(self) -> LiveRun:
         """Begin."""
@@ -74,19 +84,27 @@ class LiveRun:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End, with a last word where the training did not come to its own end."""
-        if error is not None:
+        """Have a last word where an error, or a signal, ends the training."""
+        if error is None:
+            self.rest()
+        elif self._thread is not None:
             failed = isinstance(error, Exception)
             reason = error_text(error, self._uri) if failed else "interrupted"
             self._verdict = ("FAILED" if failed else "KILLED", reason)
-        self._closing.set()
-        if self._thread.is_alive():
-            self._thread.join(_ANSWER_SECONDS if error is None else _LAST_WORD_SECONDS)
+            self._resting.set()
+            if not self._thread.is_alive():
+                self._thread = self._started()
+            self._thread.join(_LAST_WORD_SECONDS)
+
+    def _started(self) -> threading.Thread:
+        thread = threading.Thread(target=self._loop, name="live-run", daemon=True)
+        thread.start()
+        return thread
 
     def _loop(self) -> None:
         wait, complained = _POLL_SECONDS, False
         while True:
-            closing = self._closing.wait(wait)
+            closing = self._resting.wait(wait)
             if closing and self._verdict is None:
                 return
             try:
@@ -114,8 +132,12 @@ class LiveRun:
         count = len(self._waiting)
         log_epochs(self._client, self._run_id, self._waiting[:count])
         del self._waiting[:count]
-        if self._verdict is not None:
+        if self._verdict is not None and not self._complete(self._run_id):
             status, reason = self._verdict
-            log_tags(self._client, self._run_id, {"esam_tune.reason": reason})
+            log_tags(self._client, self._run_id, {REASON_TAG: reason})
             end = int(time.time() * 1000)
             self._client.set_terminated(self._run_id, status, end_time=end)
+
+    def _complete(self, run_id: str) -> bool:
+        """Whether what ends the process came after the run's own end."""
+        return bool(self._client.get_run(run_id).info.status == ENDED)

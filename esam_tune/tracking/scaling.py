@@ -4,7 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from esam_tune.tracking.store import BATCH, connect, experiment, log_params
+from esam_tune.tracking.store import (
+    DESCRIPTION_LENGTH,
+    connect,
+    experiment,
+    log_metrics,
+    log_params,
+    log_tags,
+)
 
 
 def log_scaling(
@@ -34,8 +41,6 @@ def log_scaling(
     Returns:
         The parent's run id, and the children's by method and count.
     """
-    from mlflow.entities import Metric
-
     client = connect(uri)
     begin, end = int(started * 1000), int(ended * 1000)
     experiment_id = experiment(client, artifact_root)
@@ -44,14 +49,12 @@ def log_scaling(
         experiment_id,
         start_time=begin,
         run_name=name,
-        tags={
-            **tags,
-            "esam_tune.kind": "scaling",
-            "mlflow.note.content": "\n\n".join(document["findings"]),
-            **{f"esam_tune.{key}": str(value) for key, value in document["versions"].items()},
-        },
+        tags={**tags, "esam_tune.kind": "scaling"},
     )
     parent_id = str(parent.info.run_id)
+    note = "\n\n".join(document["findings"])[:DESCRIPTION_LENGTH]
+    versions = {f"version.{key}": str(value) for key, value in document["versions"].items()}
+    log_tags(client, parent_id, {"mlflow.note.content": note, **versions})
     settings = document["settings"]
     log_params(
         client,
@@ -82,21 +85,18 @@ def log_scaling(
                 client, child_id, {**method["params"], **point["scaled"], "workers": workers}
             )
             values = _values(point)
-            client.log_batch(
-                child_id,
-                metrics=[Metric(key, value, end, workers) for key, value in values.items()],
+            log_metrics(
+                client, child_id, [(key, value, end, workers) for key, value in values.items()]
             )
             curves += [
-                Metric(f"{method['method']}/{key}", value, end, workers)
+                (f"{method['method']}/{key}", value, end, workers)
                 for key, value in values.items()
                 if not key.endswith((".low", ".high"))
             ]
             client.set_terminated(child_id, "FINISHED", end_time=end)
-    curves += [
-        Metric(f"model/{key}", value, end, 0) for key, value in _values(document["model"]).items()
-    ]
-    for start in range(0, len(curves), BATCH):
-        client.log_batch(parent_id, metrics=curves[start : start + BATCH])
+    modelled = _values(document["model"])
+    curves += [(f"model/{key}", value, end, 0) for key, value in modelled.items()]
+    log_metrics(client, parent_id, curves)
     for path in artifacts:
         client.log_artifact(parent_id, str(path))
     client.set_terminated(parent_id, "FINISHED", end_time=end)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from esam_tune.errors import InputError
+from esam_tune.tracking.local_store import make_store
 
 EXPERIMENT = "esam-tune"
 BATCH = 500  # metrics a request; MLflow takes 1,000
@@ -46,6 +47,7 @@ def connect(uri: str, *, retries: int | None = None) -> Any:
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     from mlflow import MlflowClient
 
+    make_store(uri)
     return MlflowClient(tracking_uri=uri)
 
 

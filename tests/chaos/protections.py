@@ -61,6 +61,13 @@ DRIVER = _of(
         "test_journal.py",
     ),
     (
+        "zeros before what was written durably are refused",
+        "journal.py",
+        'if json.loads(later)["event"] in _DURABLE:',
+        "if False:",
+        "test_journal.py",
+    ),
+    (
         "a second writer is noticed",
         "journal.py",
         "if found.st_size != self._size:",
@@ -147,6 +154,13 @@ TRACKING = _of(
         "with turn(self._cursor_path):",
         "if True:",
         "tracking/test_two_trackers.py",
+    ),
+    (
+        "a local store appears when all of its tables are there",
+        "tracking/local_store.py",
+        "made = Path(scratch, path.name)",
+        "made = path",
+        "tracking/test_local_store.py",
     ),
     (
         "a training's run is found again by its tag",

@@ -17,7 +17,8 @@ from protections import PROTECTIONS
 
 IDS = [f"{protection.of}: {protection.name}" for protection in PROTECTIONS]
 ONE_AT_A_TIME = pytest.mark.parametrize("protection", PROTECTIONS, ids=IDS)
-COPIED = ("esam_tune", "tests", "search_spaces", "docs", "jobs", "benchmarks", "pyproject.toml")
+FOLDERS = ("esam_tune", "tests", "search_spaces", "docs", "jobs", "benchmarks")
+COPIED = (*FOLDERS, "pyproject.toml", "README.md", "Makefile")
 # pytest's exit code for tests that ran and failed.
 FAILED = 1
 missed = []

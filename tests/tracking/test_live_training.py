@@ -140,7 +140,33 @@ def test_a_training_that_was_ended_says_so_and_goes_on_in_the_same_run(
         store.wait_for_epochs(2)
         again = store.run()
     assert (again.info.run_id, again.info.status) == (ended.info.run_id, "RUNNING")
+    assert "esam_tune.reason" not in again.data.tags
     assert [step for step, _, _ in store.accuracies()] == [1, 2]
+
+
+def test_one_that_is_stopped_between_its_last_epoch_and_its_model_says_so(store):
+    with pytest.raises(KeyboardInterrupt), store.live() as live:  # noqa: PT012 - as trainings do
+        live.add(FIRST)
+        live.add(LAST)
+        live.rest()
+        raise KeyboardInterrupt
+    assert store.run().info.status == "KILLED"
+    assert [step for step, _, _ in store.accuracies()] == [1, 2]
+    store.finish()
+    run = store.run()
+    assert run.info.status == "FINISHED"
+    assert "esam_tune.reason" not in run.data.tags
+
+
+def test_what_is_complete_stays_so_whatever_ends_the_process_then(store):
+    with pytest.raises(KeyboardInterrupt), store.live() as live:  # noqa: PT012 - as trainings do
+        live.add(LAST)
+        live.rest()
+        store.finish()
+        raise KeyboardInterrupt
+    run = store.run()
+    assert run.info.status == "FINISHED"
+    assert "esam_tune.reason" not in run.data.tags
 
 
 def test_what_fails_before_its_first_epoch_leaves_no_run(store):
