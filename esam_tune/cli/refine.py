@@ -27,6 +27,7 @@ def add_parser(verbs: Any) -> None:
     """Add the verb and its options."""
     text = "run a study's front and baselines under more seeds, so that the luckiest does not win"
     parser = add_verb(verbs, "refine", run, text)
+    parser.set_defaults(parser=parser)
     parser.add_argument("study", metavar="STUDY", help="name of the study")
     parser.add_argument(
         "--seeds",
@@ -45,6 +46,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the verb; the exit code."""
+    from esam_tune.cli.repetition import repetition
     from esam_tune.interface.requests import refine_request
     from esam_tune.study.closing import print_result
     from esam_tune.study.sweep import refine
@@ -54,6 +56,6 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(result.document)
     else:
-        again = f"refine {asked.folder.name} --seeds {asked.seeds}"
-        print_result(result, output_console(), again)
+        again = repetition(options)
+        print_result(result, output_console(), again.command, again.left_out)
     return EXIT_CODES[result.outcome]

@@ -30,6 +30,7 @@ from esam_tune.cli.worker_options import (
 def add_parser(verbs: Any) -> None:
     """Add the verb and its options."""
     parser = add_verb(verbs, "sweep", run, "run the study that a search space file describes")
+    parser.set_defaults(parser=parser)
     parser.add_argument("space", type=shown_path, metavar="SPACE", help="search space file (YAML)")
     parser.add_argument("--name", help="of the study (default: the file's)")
     parser.add_argument("--trials", type=count, metavar="N", help="budget, baselines not counted")
@@ -73,6 +74,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the verb; the exit code."""
+    from esam_tune.cli.repetition import repetition
     from esam_tune.interface.requests import sweep_request
     from esam_tune.study.closing import print_result
     from esam_tune.study.dry_run import dry_run
@@ -92,6 +94,6 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(result.document)
     else:
-        again = f"sweep {options.space} --name {result.folder.name} --resume"
-        print_result(result, output_console(), again)
+        again = repetition(options, name=result.folder.name, resume=True)
+        print_result(result, output_console(), again.command, again.left_out)
     return EXIT_CODES[result.outcome]
