@@ -68,6 +68,7 @@ def _verbs() -> Iterable[str]:
     (chosen,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     yield "## Verbs"
     yield f"Exit codes: {_exit_codes()}. Logs and progress go to stderr, results to stdout."
+    yield "Options that must be given are **bold**, those that may be given several times say so."
     for name, verb in chosen.choices.items():
         shown = [a for a in verb._actions if not isinstance(a, argparse._HelpAction)]
         actions = sorted(shown, key=lambda a: bool(a.option_strings))
@@ -75,7 +76,11 @@ def _verbs() -> Iterable[str]:
         yield f"### `esam-tune {' '.join([name, *positional])}`"
         yield f"{verb.description[:1].upper()}{verb.description[1:]}."
         formatter = verb._get_formatter()
-        rows = [(f"`{_written(a)}`", formatter._expand_help(a)) for a in actions if a.help]
+        rows = [
+            (_key(_written(a), bool(a.option_strings) and a.required), formatter._expand_help(a))
+            for a in actions
+            if a.help
+        ]
         yield _table(("argument", "meaning"), rows)
 
 
@@ -92,7 +97,8 @@ def _exit_codes() -> str:
 
 def _placeholder(action: argparse.Action) -> str:
     name = str(action.metavar or action.dest)
-    return f"[{name} ...]" if action.nargs in ("*", "+") else name
+    several = {"*": f"[{name} ...]", "+": f"{name} [{name} ...]"}
+    return several.get(str(action.nargs), name)
 
 
 def _written(action: argparse.Action) -> str:

@@ -33,7 +33,7 @@ def add_parser(verbs: Any) -> None:
             action="append",
             default=[],
             metavar="METRIC=VALUE",
-            help=f"only trials with {text} this value",
+            help=f"only trials with {text} this value; repeatable",
         )
     parser.add_argument(
         "--pick", choices=["accuracy", "cost", "knee"], default="knee", help="default: knee"

@@ -50,12 +50,14 @@ def add_parser(verbs: Any) -> None:
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="over the file's, such as task.label_noise=0.2 or 'search.every={choices: [1, 2]}'",
+        help="over the file's, such as task.label_noise=0.2 or 'search.every={choices: [1, 2]}'; "
+        "repeatable",
     )
     parser.add_argument(
         "--optuna-storage",
         metavar="URL",
-        help="of Optuna's study, postgresql://... or journal:///FILE (default: in the storage)",
+        help="of Optuna's study: postgresql://..., mysql://..., sqlite:///FILE or journal:///FILE "
+        "(default: in the storage)",
     )
     parser.add_argument(
         "--warm-start",

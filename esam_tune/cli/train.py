@@ -43,7 +43,7 @@ def add_parser(verbs: Any) -> None:
         help="name in MLflow's model registry that receives the model as its next version",
     )
     add_worker_rule(parser)
-    add_worker_resources(parser)
+    add_worker_resources(parser, cpus="1; all of them for one that trains alone")
     add_checkpoints(parser)
     add_address(parser)
     add_tracking_uri(parser)

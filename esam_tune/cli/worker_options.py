@@ -55,8 +55,13 @@ def add_workers_per_trial(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_worker_resources(parser: argparse.ArgumentParser) -> None:
-    """Add ``--gpus-per-worker`` and ``--cpus-per-worker``."""
+def add_worker_resources(parser: argparse.ArgumentParser, *, cpus: str = "1") -> None:
+    """Add ``--gpus-per-worker`` and ``--cpus-per-worker``.
+
+    Args:
+        parser: of the verb.
+        cpus: that a worker of the verb has unless others are asked for, in words.
+    """
     parser.add_argument(
         "--gpus-per-worker",
         type=gpus,
@@ -68,7 +73,7 @@ def add_worker_resources(parser: argparse.ArgumentParser) -> None:
         "--cpus-per-worker",
         type=count,
         metavar="N",
-        help="CPU cores of each worker (default: 1; all of them for one that trains alone)",
+        help=f"CPU cores of each worker (default: {cpus})",
     )
 
 
