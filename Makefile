@@ -1,9 +1,10 @@
 # Everything a fresh machine needs: Python 3.11 or newer, make, and a package index.
-#   make sweep   the first study, in a new environment if there is none
-#   make test    lint, types and all tests but the longest
+#   make sweep       the first study, in a new environment if there is none
+#   make test        lint, types and all tests but the longest
 #   make test-long   those: lost nodes, shared GPUs
-#   make chaos   the figures of docs/reliability.md: studies killed, stopped and cut off
-#   make clean   removes what the two made
+#   make lint        lint and types alone
+#   make chaos       the figures of docs/reliability.md: studies killed, stopped and cut off
+#   make clean       removes what all of these made: the environment, and runs/ with its studies
 
 PYTHON ?= python3
 VENV := .venv
