@@ -1,4 +1,6 @@
-"""The picture of a study: accuracy against step cost, the front, and what it is up against.
+"""The picture of a study: accuracy against cost, the front, and what it is up against.
+
+Accuracy stands for whatever objective is raised, cost for the one that is lowered.
 
 matplotlib is imported when a figure is drawn, and without pyplot's global state.
 """
@@ -14,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from esam_tune.report.labels import Floats, Panels, add_labels
+from esam_tune.report.front_axes import add_panels
+from esam_tune.report.labels import Floats, add_labels
 from esam_tune.report.style import (
     BASELINE,
     BLUE,
@@ -25,13 +28,10 @@ from esam_tune.report.style import (
     PRUNED,
     RING,
     SEARCHED,
-    STRIP,
     TEXT,
-    TIMES,
     VERMILION,
     Style,
     axis_name,
-    plain_axes,
 )
 
 if TYPE_CHECKING:
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 State: TypeAlias = Literal["complete", "pruned", "failed"]
 
 BASELINE_SHAPES = ("s", "D", "^", "v", "p", "h", "<", ">")
-SLASHES: Style = {"ls": "", "marker": [(-1, -0.6), (1, 0.6)], "ms": 9, "mec": MUTED, "mew": 1.3}
-# Of the trials' own span: how far intervals may widen an axis. Those of two seeds reach far.
-_WIDEST = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +76,9 @@ class FrontPoint:
 
     trial_id: str
     label: str  # what it is, for the reader: "SAM rho=0.05"
-    accuracy: float  # 0..1; NaN if the trial has none
-    cost: float  # in steps of the base optimizer; NaN if the trial has none
+    # In their metrics' units; NaN if the trial has none.
+    accuracy: float
+    cost: float
     baseline: bool  # one of the settings that the search is up against
     on_front: bool  # no other trial dominates it
     state: State  # "pruned" was stopped early, "failed" is never drawn
@@ -115,17 +113,17 @@ def front_figure(
     chosen: str | None,
     layout: Layout = WIDE,
 ) -> Figure:
-    """Accuracy against step cost, with the front as a step line.
+    """Accuracy against cost, with the front as a step line.
 
     Muted dots are search trials, labelled markers are baselines (filled if on the front), and the
     chosen trial is ringed. Where settings ran under several seeds, the front and the baselines have
-    their 95 % intervals; one that reaches beyond the axes is cut there. A few trials far below the
-    rest move to a strip under a broken axis, at their true accuracy, so that the differences along
-    the front stay legible.
+    their 95 % intervals; one that reaches beyond the axes is cut there. Where what is raised is an
+    accuracy indeed, a few trials far below the rest move to a strip under a broken axis, at their
+    true accuracy, so that the differences along the front stay legible.
 
     Args:
-        accuracy_metric: Key of the metric on the y axis, 0..1, drawn in percent.
-        cost_metric: Key of the metric on the x axis, in steps of the base optimizer.
+        accuracy_metric: Key of the metric on the y axis, to be raised.
+        cost_metric: Key of the metric on the x axis, to be lowered.
         chosen: ``trial_id`` of the trial to ring, or None.
 
     Raises:
@@ -141,12 +139,15 @@ def front_figure(
     width, height = layout.width, layout.height
     with mpl.rc_context(TEXT):
         figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-        panels = _panels(figure, drawn, layout)
+        metrics = accuracy_metric, cost_metric
+        panels = add_panels(figure, drawn, layout, metrics)
         styles, path = _styles(drawn), _front_path(drawn)
         for panel, group in panels:
             if len(path):
                 costs, levels = np.append(path, [[panel.get_xlim()[1], path[-1, 1]]], axis=0).T
-                panel.fill_between(costs, levels, -1.0, color=BLUE, alpha=0.06, linewidth=0)
+                panel.fill_between(
+                    costs, levels, panel.get_ylim()[0], color=BLUE, alpha=0.06, linewidth=0
+                )
                 panel.plot(*path.T, zorder=2, **FRONT_LINE)
             for point in group:
                 _draw_intervals(panel, point)
@@ -163,7 +164,7 @@ def front_figure(
             figure.text(*place, title, size=13, weight="bold", va="center", parse_math=False)
         figure.text(0.54, 0.5, "" if drawn else "no trial has a result yet", ha="center")
         _add_legend(figure, styles, ringed, layout)
-        add_labels(figure, panels, path, ringed)
+        add_labels(figure, panels, path, ringed, metrics)
     return figure
 
 
@@ -177,75 +178,6 @@ def _draw_intervals(panel: Axes, point: FrontPoint) -> None:
         panel.plot([point.cost] * 2, point.accuracy_interval, **look)
     if point.cost_interval is not None:
         panel.plot(point.cost_interval, [point.accuracy] * 2, **look)
-
-
-def _floor(drawn: Sequence[FrontPoint]) -> float:
-    """The accuracy under which trials go to the strip; minus infinity for one plain axis.
-
-    A break pays where the gap is wide (0.4 of the span above it), no point of the search's own
-    front is below, and most trials are above. Of such gaps the highest shows the front largest.
-    """
-    levels = np.sort([point.accuracy for point in drawn])
-    searched = [point.accuracy for point in drawn if point.on_front and not point.baseline]
-    for first in range(len(levels) - 3, 0, -1):
-        low, high = levels[first - 1], levels[first]
-        # Two points of accuracy: closer than that is mostly noise and needs no magnifying.
-        wide = high - low > 0.4 * max(levels[-1] - high, 0.02)
-        if wide and high <= min(searched, default=levels[-1]) and first <= 0.4 * len(levels):
-            return float(low + high) / 2
-    return -np.inf
-
-
-def _panels(figure: Figure, drawn: Sequence[FrontPoint], layout: Layout) -> Panels:
-    """The panel, and the strip below it if there is one, each with the trials it shows."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    floor = _floor(drawn)
-    groups = [[point for point in drawn if point.accuracy > floor]]
-    groups += [[point for point in drawn if point.accuracy < floor]] * (floor > -np.inf)
-    grid = figure.add_gridspec(len(groups), height_ratios=[4.2, 1][: len(groups)], hspace=0.07)
-    left, right = 0.9 / layout.width, 1 - 0.18 / layout.width
-    top, bottom = 1 - layout.top / layout.height, 0.644 / layout.height
-    grid.update(left=left, right=right, top=top, bottom=bottom)
-    axes: list[Axes] = [figure.add_subplot(grid[row, 0]) for row in range(len(groups))]
-    costs = _reach([p.cost for p in drawn], [p.cost_interval for p in drawn if p.weighed])
-    for panel, group, margin, ticks in zip(axes, groups, (0.09, 0.45), (7, 2), strict=False):
-        panel.set_xlim(_limits(costs, 0.2, 0.07))
-        # A trial shows in one panel only: neither may reach past the break.
-        ends = (floor, np.inf) if panel is axes[0] else (-np.inf, floor)
-        levels = [point.accuracy for point in group]
-        if panel is axes[0]:
-            levels = _reach(levels, [p.accuracy_interval for p in group if p.weighed])
-        panel.set_ylim(*np.clip(_limits(levels, 0.02, margin), *ends))
-        plain_axes(panel)
-        panel.xaxis.set_major_locator(MaxNLocator(layout.most_ticks, steps=[1, 2, 5, 10]))
-        panel.xaxis.set_major_formatter(FuncFormatter(lambda cost, _: f"{cost:.4g}{TIMES}"))
-        panel.yaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
-        panel.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g} %"))
-        last = panel is axes[-1]
-        panel.tick_params(labelbottom=last)
-        panel.spines["bottom"].set_visible(last)
-    if len(axes) == 2:
-        axes[1].set_facecolor(STRIP)
-        axes[0].plot([0, 0], [0, -0.022], transform=axes[0].transAxes, clip_on=False, **SLASHES)
-    return list(zip(axes, groups, strict=True))
-
-
-def _reach(values: Sequence[float], intervals: Sequence[tuple[float, float] | None]) -> list[float]:
-    """The values, and how far intervals may widen an axis beyond them."""
-    if not values:
-        return []
-    low, high = min(values), max(values)
-    room = _WIDEST * (high - low)
-    ends = [end for interval in intervals if interval is not None for end in interval]
-    return [*values, *(min(max(end, low - room), high + room) for end in ends)]
-
-
-def _limits(values: Sequence[float], least_span: float, margin: float) -> tuple[float, float]:
-    """The values' range, widened to the least span, with a margin that is a share of it."""
-    low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    half = max(high - low, least_span) * (0.5 + margin)
-    return (low + high) / 2 - half, (low + high) / 2 + half
 
 
 def _front_path(drawn: Sequence[FrontPoint]) -> Floats:

@@ -80,7 +80,7 @@ def front(study: Study) -> Any:
     """Accuracy against cost of all trials, as a figure of plotly's."""
     from plotly import graph_objects as go
 
-    figure = _figure(axis_name(study.cost), axis_name(study.accuracy))
+    figure = _figure(study.cost, study.accuracy)
     members = study.front
     if members:
         figure.add_trace(
@@ -114,7 +114,6 @@ def front(study: Study) -> Any:
     for name, trials, look in groups:
         if trials:
             figure.add_trace(_points(study, name, trials, look))
-    _per_cent(figure, study)
     return figure
 
 
@@ -122,7 +121,7 @@ def curves(study: Study) -> Any:
     """The accuracy of the front's runs by epoch, as a figure of plotly's."""
     from plotly import graph_objects as go
 
-    figure = _figure("epoch", axis_name(study.accuracy))
+    figure = _figure(keys.EPOCH, study.accuracy)
     for colour, dash, trial in zip(_COLOURS, _DASHES, curve_trials(study), strict=False):
         for number, curve in enumerate(trial.curves):
             figure.add_trace(
@@ -135,7 +134,6 @@ def curves(study: Study) -> Any:
                     legendgroup=trial.trial_id,
                 )
             )
-    _per_cent(figure, study)
     return figure
 
 
@@ -182,21 +180,21 @@ def _hover(study: Study, trial: Trial) -> str:
 
 
 def _figure(x: str, y: str) -> Any:
+    """An empty figure with two metrics' axes."""
     from plotly import graph_objects as go
 
-    axis = {"gridcolor": GRID, "zeroline": False}
     return go.Figure(
         layout={
-            "xaxis": {"title": {"text": x}, **axis},
-            "yaxis": {"title": {"text": y}, **axis},
+            "xaxis": _axis(x),
+            "yaxis": _axis(y),
             "plot_bgcolor": "white",
             "height": 560,
         }
     )
 
 
-def _per_cent(figure: Any, study: Study) -> None:
-    if study.accuracy == keys.VAL_ACCURACY:
-        figure.update_yaxes(tickformat=".1%")
-    if study.cost in keys.COST_METRICS and figure.layout.xaxis.title.text != "epoch":
-        figure.update_xaxes(ticksuffix=TIMES)
+def _axis(metric: str) -> dict[str, Any]:
+    axis = {"title": {"text": axis_name(metric)}, "gridcolor": GRID, "zeroline": False}
+    if metric == keys.VAL_ACCURACY:
+        return axis | {"tickformat": ".1%"}
+    return axis | ({"ticksuffix": TIMES} if metric in keys.COST_METRICS else {})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from esam_tune.report.style import DOT, INK, RUST, TIMES, Style
+from esam_tune.report.style import DOT, INK, RUST, Style, point_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +21,13 @@ Floats: TypeAlias = NDArray[np.float64]
 Panels: TypeAlias = "list[tuple[Axes, list[FrontPoint]]]"
 
 
-def add_labels(figure: Figure, panels: Panels, path: Floats, ringed: FrontPoint | None) -> None:
+def add_labels(
+    figure: Figure,
+    panels: Panels,
+    path: Floats,
+    ringed: FrontPoint | None,
+    metrics: tuple[str, str],
+) -> None:
     """Name the chosen point and the baselines.
 
     Args:
@@ -29,6 +35,7 @@ def add_labels(figure: Figure, panels: Panels, path: Floats, ringed: FrontPoint 
         panels: each with the points it shows.
         path: corners (k, 2) of the front's line in data units, which labels keep clear of.
         ringed: the chosen point, or None.
+        metrics: keys of what stands for accuracy and for cost.
     """
     from matplotlib.lines import Line2D
 
@@ -45,8 +52,8 @@ def add_labels(figure: Figure, panels: Panels, path: Floats, ringed: FrontPoint 
         for point in sorted(named, key=lambda p: (p is not ringed, -p.accuracy, p.trial_id)):
             look: Style = {"color": INK, "weight": "bold"} if point is ringed else {"color": RUST}
             before = f"{shorten(point.label, 36, placeholder=' …')}  " if point.baseline else ""
-            after = "" if point.baseline else f" at {point.cost:.2f}{TIMES}"
-            words = f"{before}{100 * point.accuracy:.1f} %{after}"
+            reached, paid = map(point_text, metrics, (point.accuracy, point.cost))
+            words = f"{before}{reached}" + f" at {paid}" * (not point.baseline)
             text = figure.text(0, 0, words, ha="center", va="center", size=9.5, **look)
             text.set_parse_math(False)
             half = np.array(text.get_window_extent().size) / 2

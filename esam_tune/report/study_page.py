@@ -6,13 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from math import isfinite
 
 from esam_tune import metrics as keys
-from esam_tune.report.answer import (
-    answer,
-    baselines_cost,
-    difference_text,
-    difference_unit,
-    uncertainty,
-)
+from esam_tune.report.answer import answer, baselines_cost, uncertainty
 from esam_tune.report.blocks import (
     Block,
     Code,
@@ -25,16 +19,15 @@ from esam_tune.report.blocks import (
     Section,
     Table,
 )
-from esam_tune.report.front import NARROW, UNTITLED, front_figure
+from esam_tune.report.front_section import MOST_ROWS, front_section, trials_table
 from esam_tune.report.panels import Plot, panel_figure
 from esam_tune.report.parameter_plots import importance, parallel, slices
 from esam_tune.report.plots import costs, curve_trials, curves, hypervolume
-from esam_tune.report.study import Study, Trial
+from esam_tune.report.study import Study
 from esam_tune.report.vector import inline_svg
 
 # Below this many trials importance is a hint.
 _FEW_TRIALS = 30
-_MOST_ROWS = 60
 
 
 def study_page(study: Study, scaling: Sequence[Section] = (), made: str = "") -> Page:
@@ -47,7 +40,7 @@ def study_page(study: Study, scaling: Sequence[Section] = (), made: str = "") ->
     """
     makers: tuple[Callable[[Study], Section | None], ...] = (
         _answer,
-        _front,
+        front_section,
         _baselines,
         _parameters,
         _cost,
@@ -82,59 +75,6 @@ def _progress(study: Study) -> str:
     return f"{states[study.state]}; {searched} of {study.budget} search trials have begun."
 
 
-def _front(study: Study) -> Section:
-    drawings = [
-        front_figure(
-            study.points(),
-            accuracy_metric=study.accuracy,
-            cost_metric=study.cost,
-            title="",
-            chosen=study.chosen,
-            layout=layout,
-        )
-        for layout in (UNTITLED, NARROW)
-    ]
-    described = f"Accuracy against cost of {len(study.complete)} trials, with the Pareto front"
-    wide, narrow = (
-        inline_svg(figure, name=name, description=described)
-        for figure, name in zip(drawings, ("front", "front-narrow"), strict=True)
-    )
-    seeds = (
-        " Bars are 95 % intervals of means over the seeds, cut at the edge of the picture."
-        if study.several_seeds
-        else ""
-    )
-    bounds = f" Only trials with {' and '.join(study.constraints)} may be on it."
-    caption = (
-        "Up is better, left is cheaper. The line joins the settings that no other beats in both; "
-        f"the ring is the setting chosen by {study.rule}.{seeds}{bounds * bool(study.constraints)}"
-    )
-    blocks: list[Block] = [Picture(svg=wide, narrow=narrow, caption=caption)]
-    if study.complete:
-        words = "The front by cost, and below it, in grey, the baselines that are not on it."
-        blocks.append(_table(study, [*study.front, *study.off_front], words, grey=True))
-    return Section(key="front", title="The front", blocks=blocks)
-
-
-def _table(study: Study, shown: Sequence[Trial], caption: str, *, grey: bool = False) -> Table:
-    """Trials with their values, those off the front in grey if asked for."""
-    head = ["trial", "setting", *(study.headings[key] for key in study.columns)]
-    head += ["seeds", f"{difference_unit(study)} from the chosen", ""]
-    rows = []
-    for trial in shown[:_MOST_ROWS]:
-        chosen = trial.trial_id == study.chosen
-        marks = ["chosen"] * chosen + ["front"] * trial.on_front + ["baseline"] * trial.baseline
-        marks += ["tied"] * (trial.difference is not None and trial.difference.tied)
-        cells = [trial.trial_id, trial.label, *(trial.cells[key] for key in study.columns)]
-        cells += [str(trial.seeds), difference_text(study, trial.difference), ", ".join(marks)]
-        faint = grey and not trial.on_front
-        rows.append(Row(cells=cells, kind="chosen" if chosen else "faint" if faint else "plain"))
-    left = len(shown) - len(rows)
-    caption += f" {left} more rows are in front.csv." * (left > 0)
-    numbers = range(2, len(head) - 1)
-    return Table(head=head, rows=rows, numbers=numbers, caption=caption)
-
-
 def _baselines(study: Study) -> Section | None:
     baselines = [trial for trial in study.trials if trial.baseline]
     if not baselines:
@@ -144,7 +84,7 @@ def _baselines(study: Study) -> Section | None:
     blocks: list[Block] = [Paragraph(text=baselines_cost(study))]
     if complete:
         words = "Settings that run in every such study, by cost."
-        blocks.append(_table(study, complete, words))
+        blocks.append(trials_table(study, complete, words))
     lacking = [
         f"{trial.label} {'is running' if trial.state == 'running' else trial.state}"
         for trial in baselines
@@ -201,7 +141,7 @@ def _cost(study: Study) -> Section | None:
             ],
             kind="chosen" if trial.trial_id == study.chosen else "plain",
         )
-        for trial in known[:_MOST_ROWS]
+        for trial in known[:MOST_ROWS]
     ]
     table = Table(
         head=["trial", "setting", "predicted FLOPs", "counted FLOPs", "measured time"],
@@ -246,7 +186,7 @@ def _failures(study: Study) -> Section:
     rows = [
         Row(cells=[t.trial_id, t.label, "stopped early" if t.state == "pruned" else t.state,
                    t.reason or ""])
-        for t in broken[:_MOST_ROWS]
+        for t in broken[:MOST_ROWS]
     ]  # fmt: skip
     left = len(broken) - len(rows)
     caption = f"{left} more are left out." if left else ""

@@ -45,7 +45,17 @@ def value_text(metric: str, value: float) -> str:
     """A value on a metric's axis: accuracies in per cent, costs as multiples."""
     if metric == keys.VAL_ACCURACY:
         return f"{100 * value:.4g} %"
-    return f"{value:.4g}{TIMES if metric in keys.COST_METRICS else ''}"
+    text = f"{value:.4g}"
+    # A throughput of 12500 is no 1.25e+04.
+    text = f"{value:.0f}" if "e+" in text else text
+    return f"{text}{TIMES if metric in keys.COST_METRICS else ''}"
+
+
+def point_text(metric: str, value: float) -> str:
+    """A value beside its point: as on the axis, but with as many places for every point."""
+    if metric == keys.VAL_ACCURACY:
+        return f"{100 * value:.1f} %"
+    return f"{value:.2f}{TIMES}" if metric in keys.COST_METRICS else value_text(metric, value)
 
 
 def plain_axes(axes: Axes) -> None:

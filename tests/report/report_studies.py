@@ -56,13 +56,24 @@ class ReportStudy(WrittenStudy):
             self.end(run)
         return trial_id
 
+    def measured(self, values, *, seeds=1, noise=0.0, **started):
+        """One setting from its start to its end, with these metrics; noise is a share of each."""
+        trial_id = self.start(**started)
+        for seed in range(seeds):
+            run = trial_id if seed == 0 else self.replicate(trial_id, seed)
+            found = {k: value * (1 + self._random.gauss(0, noise)) for k, value in values.items()}
+            for epoch in (1, 2):
+                self.epoch(run, epoch, **found)
+            self.end(run)
+        return trial_id
+
     def finish(self, state="done"):
         """The study's end."""
         self.writer.append(journal.STUDY_END, state=state, artifacts=[])
 
-    def data(self):
+    def data(self, rule="knee"):
         """The study as pictures and pages take it."""
-        return study_data(self.folder, self.folder.record(), "knee")
+        return study_data(self.folder, self.folder.record(), rule)
 
 
 def full_study(folder, *, trials=10, seeds=1, **changes):

@@ -120,6 +120,15 @@ def test_one_constraint_is_named_where_it_decides(tmp_path):
     assert "subject to step_flops_ratio <= 1.6" in text
 
 
+def test_the_picture_of_the_front_is_described_by_its_metrics(tmp_path):
+    study = ReportStudy(tmp_path, objectives={"images_per_second": "max", "sharpness": "min"})
+    study.measured({"images_per_second": 900.0, "sharpness": 0.5}, number=0)
+    page = read(study.data())
+    assert "Up is better, and so is left." in page.text
+    described = "1 trials by images per second and sharpness, with the Pareto front"
+    assert described in page.labels
+
+
 @pytest.mark.long
 def test_many_trials_make_a_page_of_bounded_tables(tmp_path):
     study = ReportStudy(tmp_path, trials=70)

@@ -15,6 +15,7 @@ from esam_tune.report.panels import grid_figure, panel_figure
 from esam_tune.report.parameter_plots import parallel, slices
 from esam_tune.report.plots import costs, curve_trials, curves, hypervolume, static_plots
 from esam_tune.report.study import Axis
+from esam_tune.report.style import TIMES
 from esam_tune.study import plot_files
 from esam_tune.study.optuna_view import figures, importances
 from esam_tune.study.results import write_results
@@ -247,6 +248,30 @@ def test_the_interactive_front_has_intervals_and_every_trial(data):
     (sgd,) = [trace for trace in markers if trace["name"] == "SGD"]
     assert sgd["error_y"]["array"][0] > 0
     assert sgd["error_y"]["array"][0] == pytest.approx(sgd["error_y"]["arrayminus"][0])
+
+
+@pytest.mark.parametrize(
+    ("objectives", "across", "up"),
+    [
+        (("val_accuracy", "step_time_ratio"), {"ticksuffix": TIMES}, {"tickformat": ".1%"}),
+        (("images_per_second", "sharpness"), {}, {}),
+    ],
+)
+def test_interactive_axes_are_in_their_metrics_units(tmp_path, objectives, across, up):
+    from esam_tune.report import interactive
+
+    study = ReportStudy(tmp_path, objectives=dict(zip(objectives, ("max", "min"), strict=True)))
+    for number, values in enumerate([(0.9, 0.3), (0.8, 0.2)]):
+        study.measured(dict(zip(objectives, values, strict=True)), number=number)
+    data = study.data()
+    for figure, expected in (
+        (interactive.front(data), (across, up)),
+        (interactive.curves(data), ({}, up)),
+    ):
+        layout = json.loads(figure.to_json())["layout"]
+        for axis, wanted in zip(("xaxis", "yaxis"), expected, strict=True):
+            said = {k: v for k, v in layout[axis].items() if k.startswith("tick")}
+            assert said == wanted
 
 
 def test_labels_of_the_interactive_page_are_no_markup(data):
