@@ -7,7 +7,7 @@ matplotlib is imported when a figure is drawn, and without pyplot's global state
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, pairwise
 from math import ceil, isfinite
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from esam_tune import pareto_front
 from esam_tune.report.front_axes import add_panels
 from esam_tune.report.labels import Floats, add_labels
 from esam_tune.report.style import (
@@ -180,9 +181,20 @@ def _draw_intervals(panel: Axes, point: FrontPoint) -> None:
         panel.plot(point.cost_interval, [point.accuracy] * 2, **look)
 
 
+def front_line(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of points (cost, accuracy) those that no other beats in these two, by cost.
+
+    With more objectives than the picture has axes, the front has other members, too: a line through
+    those would fall as cost grows.
+    """
+    places = sorted(points)
+    costs = pareto_front.minimised(np.reshape(places, (-1, 2)), ("min", "max"))
+    return [places[index] for index in np.flatnonzero(pareto_front.front(costs))]
+
+
 def _front_path(drawn: Sequence[FrontPoint]) -> Floats:
     """Corners (k, 2) of the step line: the best accuracy to be had at each cost."""
-    ends = sorted((point.cost, point.accuracy) for point in drawn if point.on_front)
+    ends = front_line((point.cost, point.accuracy) for point in drawn if point.on_front)
     treads = [[before, (after[0], before[1])] for before, after in pairwise(ends)]
     return np.reshape([corner for tread in treads for corner in tread] + ends[-1:], (-1, 2))
 

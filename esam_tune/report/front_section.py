@@ -45,6 +45,14 @@ def _reading(study: Study) -> str:
     """How to read the front's picture."""
     priced = study.cost in (*keys.COST_METRICS, keys.EPOCH_SECONDS)
     sides = "Up is better, left is cheaper." if priced else "Up is better, and so is left."
+    shown = (study.accuracy, study.cost)
+    hidden = [study.headings[key] for key in study.objectives if key not in shown]
+    others = (
+        " objectives shown; members of the front beside it owe their place to "
+        f"{' or '.join(hidden)}, which the picture does not show"
+        if hidden
+        else ""
+    )
     seeds = (
         " Bars are 95 % intervals of means over the seeds, cut at the edge of the picture."
         if study.several_seeds
@@ -53,7 +61,7 @@ def _reading(study: Study) -> str:
     bounds = f" Only trials with {' and '.join(study.constraints)} may be on it."
     return (
         f"{sides} The line joins the settings that no other beats in "
-        f"both; the ring is the setting chosen by {study.rule}.{seeds}"
+        f"both{others}; the ring is the setting chosen by {study.rule}.{seeds}"
         f"{bounds * bool(study.constraints)}"
     )
 

@@ -8,6 +8,7 @@ from itertools import cycle
 from typing import Any
 
 from esam_tune import metrics as keys
+from esam_tune.report.front import front_line
 from esam_tune.report.plots import curve_trials
 from esam_tune.report.study import Study, Trial
 from esam_tune.report.style import BLUE, DOT, GRID, INK, TIMES, VERMILION, axis_name
@@ -83,10 +84,12 @@ def front(study: Study) -> Any:
     figure = _figure(study.cost, study.accuracy)
     members = study.front
     if members:
+        places = [(trial.values[study.cost], trial.values[study.accuracy]) for trial in members]
+        costs, levels = zip(*front_line(places), strict=True)
         figure.add_trace(
             go.Scatter(
-                x=[trial.values[study.cost] for trial in members],
-                y=[trial.values[study.accuracy] for trial in members],
+                x=costs,
+                y=levels,
                 mode="lines",
                 line={"color": BLUE, "width": 2, "shape": "hv"},
                 name="Pareto front",

@@ -87,3 +87,13 @@ def full_study(folder, *, trials=10, seeds=1, **changes):
         study.search(*shares, seeds=seeds)
     study.finish()
     return study
+
+
+def three_objectives(folder, **changes):
+    """A study whose front has four members, of which two are beaten in accuracy and cost."""
+    objectives = {"val_accuracy": "max", "step_flops_ratio": "min", "sharpness": "min"}
+    study = ReportStudy(folder, objectives=objectives, **changes)
+    rows = [(0.90, 1.2, 0.3), (0.85, 1.4, 0.2), (0.95, 1.6, 0.5), (0.90, 1.8, 0.1), (0.8, 2.0, 0.9)]
+    for number, row in enumerate(rows):
+        study.measured(dict(zip(objectives, row, strict=True)), number=number)
+    return study

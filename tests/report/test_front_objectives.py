@@ -1,10 +1,15 @@
-"""The front's picture of objectives other than accuracy and step cost."""
+"""The front's picture of objectives other than accuracy and step cost, and of more than two."""
 
 from __future__ import annotations
 
 import pytest
-from front_pictures import baseline, draw, trial, words
+from front_pictures import baseline, draw, lines, trial, words
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
+
+from esam_tune.report.front import front_line
+from esam_tune.report.style import BLUE
 
 
 def ticks(figure: Figure) -> tuple[list[str], list[str]]:
@@ -70,3 +75,26 @@ def test_what_the_front_dominates_is_shaded_down_to_the_edge() -> None:
     (axes,) = draw(points, accuracy_metric="images_per_second").axes
     (shade,) = axes.collections
     assert shade.get_paths()[0].get_extents().y0 == axes.get_ylim()[0] < -1.0
+
+
+def test_the_line_leaves_out_what_is_on_the_front_for_an_objective_that_is_not_shown() -> None:
+    flatter = trial("flatter", 1.42, 0.93, on_front=True)
+    dearer = trial("dearer", 1.6, 0.951, on_front=True)
+    shown = [trial("a", 1.34, 0.951, on_front=True), trial("b", 1.51, 0.971, on_front=True)]
+    figure = draw([*shown, flatter, dearer])
+    ((_, corners),) = [drawn for drawn in lines(figure) if len(drawn[1]) > 2]
+    assert corners == [(1.34, 0.951), (1.51, 0.951), (1.51, 0.971)]
+    blue = [at[0] for line, at in lines(figure) if line.get_markerfacecolor() == BLUE]
+    assert {(1.42, 0.93), (1.6, 0.951)} < set(blue)
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 9).map(float)] * 2)))
+def test_accuracy_rises_along_the_line_and_nothing_lies_above_it(
+    points: list[tuple[float, float]],
+) -> None:
+    line = front_line(points)
+    assert line == sorted(line)
+    assert [level for _, level in line] == sorted(level for _, level in line)
+    assert set(line) <= set(points)
+    for cost, level in points:
+        assert max(accuracy for price, accuracy in line if price <= cost) >= level

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from page_reader import PageReader
-from report_studies import ReportStudy, full_study
+from report_studies import ReportStudy, full_study, three_objectives
 
 from esam_tune.errors import escaped
 from esam_tune.report.answer import answer, baselines_cost, uncertainty
@@ -118,6 +118,19 @@ def test_one_constraint_is_named_where_it_decides(tmp_path):
     text = read(study.data()).text
     assert "Only trials with step_flops_ratio <= 1.6 may be on it." in text
     assert "subject to step_flops_ratio <= 1.6" in text
+
+
+def test_the_caption_of_the_front_says_what_the_line_joins(finished, tmp_path):
+    of_two = PageReader(finished[1]).text
+    assert (
+        "Up is better, left is cheaper. The line joins the settings that no other beats in both; "
+        "the ring is the setting chosen by knee. Bars are 95 % intervals" in of_two
+    )
+    of_three = read(three_objectives(tmp_path).data("cost")).text
+    assert (
+        "The line joins the settings that no other beats in both objectives shown; members of the "
+        "front beside it owe their place to sharpness, which the picture does not show; the ring"
+    ) in of_three
 
 
 def test_the_picture_of_the_front_is_described_by_its_metrics(tmp_path):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from PIL import Image
-from report_studies import ReportStudy, full_study
+from report_studies import ReportStudy, full_study, three_objectives
 
 from esam_tune.report import plots as drawn
 from esam_tune.report.interactive import interactive_page
@@ -248,6 +248,16 @@ def test_the_interactive_front_has_intervals_and_every_trial(data):
     (sgd,) = [trace for trace in markers if trace["name"] == "SGD"]
     assert sgd["error_y"]["array"][0] > 0
     assert sgd["error_y"]["array"][0] == pytest.approx(sgd["error_y"]["arrayminus"][0])
+
+
+def test_the_interactive_line_leaves_out_members_that_others_beat_in_both(tmp_path):
+    from esam_tune.report.interactive import front
+
+    data = three_objectives(tmp_path).data("accuracy")
+    assert len(data.front) == 4
+    line, _, members = json.loads(front(data).to_json())["data"][:3]
+    assert (line["x"], line["y"]) == ([1.2, 1.6], [0.90, 0.95])
+    assert len(members["x"]) == 4
 
 
 @pytest.mark.parametrize(
