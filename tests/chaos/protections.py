@@ -139,7 +139,7 @@ TRACKING = _of(
         "tracking/runs.py",
         "self._client.delete_run(run.info.run_id)",
         "pass",
-        "test_tracking.py",
+        "tracking/test_faulty_server.py",
     ),
     (
         "what the server alone refuses is set aside",
@@ -173,13 +173,6 @@ TRACKING = _of(
 
 CHECKPOINTS = _of(
     "checkpoints",
-    (
-        "a file of another length is refused",
-        "run_state.py",
-        'if size != manifest["bytes"]:',
-        "if False:",
-        "test_run_state.py",
-    ),
     (
         "a file with another digest is refused",
         "run_state.py",
@@ -312,7 +305,7 @@ STORAGE = _of(
         "study/lock.py",
         "raise Held(_who(before)) from None",
         "return True",
-        "test_lock.py",
+        "test_folder.py",
     ),
     (
         "a lock that another host's living process beats in is respected",
