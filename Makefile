@@ -18,7 +18,8 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 STUDY ?= digits_noisy-$(shell date +%Y%m%d-%H%M%S)
 SWEEP_ARGS ?=
 PYTEST_ARGS ?=
-# Two processes: tests that start Ray, one after another, and all others.
+# Two processes: tests that start Ray, one after another, and all others. With a thread each: two
+# whose threads wait for each other on the same cores take several times as long.
 SIDE_BY_SIDE := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: sweep test test-long chaos lint clean
@@ -27,7 +28,7 @@ sweep: $(BIN)/.installed
 	$(BIN)/esam-tune sweep search_spaces/digits_noisy.yaml --name $(STUDY) --storage $(STORAGE) $(SWEEP_ARGS)
 
 test: $(BIN)/.installed-dev lint
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --cov --cov-report=term $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) --cov --cov-report=term $(PYTEST_ARGS)
 
 test-long: $(BIN)/.installed-dev
 	$(BIN)/python -m pytest -m long --ignore=tests/chaos $(PYTEST_ARGS)

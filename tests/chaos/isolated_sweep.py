@@ -178,12 +178,10 @@ class IsolatedSweep:
         self._ports = {port for port, inode in _listening() if inode in inodes}
         return self._ports
 
-    def left_behind(self) -> LeftBehind:
-        """Wait for the ended process' others to end, and count what is there then."""
+    def left_behind(self, within: float = _GONE_SECONDS) -> LeftBehind:
+        """Wait some seconds for the ended process' others to end; what is there then."""
         began = time.monotonic()
-        while (left := processes_of_the_host(self.mark)) and (
-            time.monotonic() - began < _GONE_SECONDS
-        ):
+        while (left := processes_of_the_host(self.mark)) and time.monotonic() - began < within:
             time.sleep(0.05)
         return LeftBehind(
             processes=left,
