@@ -20,7 +20,7 @@ SWEEP_ARGS ?=
 PYTEST_ARGS ?=
 # Two processes: tests that start Ray, one after another, and all others. With a thread each: two
 # whose threads wait for each other on the same cores take several times as long.
-SIDE_BY_SIDE := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+SIDE_BY_SIDE := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 .PHONY: sweep test test-long chaos lint clean
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -16,17 +17,32 @@ REPOSITORY = Path(__file__).parent.parent
 TEST_DATA = Path(__file__).parent
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what may run side by side, as `make test` does, and begin with what takes longest.
+    """Begin with what takes longest: the modules that start Ray."""
+    items.sort(key=lambda item: not _starts_ray(item.path))
 
-    A cluster of Ray starts several processes and wants the machine's cores, so that no two are to
-    be up at a time; the other tests of a module share its fixtures.
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Say what may run side by side, as `make test` does.
+
+    A cluster of Ray starts several processes and wants the machine's cores: no two are to be up at
+    a time, so that all modules that start one go to one worker. The tests of any other module stay
+    together for its fixtures' sake.
     """
-    for item in items:
-        on_ray = item.get_closest_marker("ray") is not None
-        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.stem))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByModule(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            return "ray" if _starts_ray(REPOSITORY / module) else module
+
+    return ByModule(config, log)
+
+
+@functools.cache
+def _starts_ray(module: Path) -> bool:
+    return "pytest.mark.ray" in module.read_text(encoding="utf-8")
 
 
 def tiny_space(**changes: Any) -> dict[str, Any]:
