@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from conftest import REPOSITORY, environment, esam_tune, journal_events, tiny_space, write_space
 from mlflow import MlflowClient
+from mlflow_server import WITHOUT_JOBS
 from ports import free_port
 from training_process import predictions, write_settings
 
@@ -154,6 +155,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     variables = environment(
         MLFLOW_BACKEND_STORE_URI=f"sqlite:///{folder / 'mlflow.db'}",
         MLFLOW_ARTIFACTS_DESTINATION=str(folder / "artifacts"),
+        **WITHOUT_JOBS,
     )
     command = (BIN / "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", 1)
 

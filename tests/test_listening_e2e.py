@@ -95,7 +95,8 @@ def served(monkeypatch, tmp_path):
     (tmp_path / "mlflow.db").touch()
     monkeypatch.setattr(ui.os, "execv", lambda _, command: commands.append(command))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for name in ("MLFLOW_BACKEND_STORE_URI", "MLFLOW_DISABLE_TELEMETRY"):
+    jobs = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION"
+    for name in ("MLFLOW_BACKEND_STORE_URI", "MLFLOW_DISABLE_TELEMETRY", jobs):
         # So that they are put back: the process that becomes the server has no other after it.
         monkeypatch.setenv(name, "")
     return commands

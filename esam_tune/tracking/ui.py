@@ -47,6 +47,8 @@ def serve_ui(uri: str, artifact_root: Path | None, host: str, port: int) -> None
     # Through the environment: a command line, with its credentials, is everyone's to see.
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    # Seven processes for jobs that nobody here gives it.
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     # One reader: MLflow's four processes would take four times as long to start.
     command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", *root]
     # Becoming the server, rather than starting it, hands it the terminal's signals.
