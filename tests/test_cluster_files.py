@@ -205,9 +205,11 @@ def test_mlflows_compose_file_is_closed_to_the_outside_and_holds_no_password():
 
 def test_the_variables_of_mlflows_server_are_those_it_reads():
     """`mlflow server` ignores a variable that it does not know, so a slip would go unseen."""
+    from mlflow import environment_variables
     from mlflow.cli import server
 
     known = {option.envvar for option in server.params if getattr(option, "envvar", None)}
+    known |= {name for name in vars(environment_variables) if name.startswith("MLFLOW_SERVER_")}
     (document,) = load("mlflow/compose.yaml")
     used = {
         name
