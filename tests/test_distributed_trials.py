@@ -81,6 +81,7 @@ def run_study(
     return {trial.label: trial for trial in StudyRecord.from_journal(path).trials.values()}
 
 
+@pytest.mark.long
 def test_a_stopped_group_gives_its_workers_back_and_a_failed_one_says_where(tmp_path: Path) -> None:
     workers = cluster.local_cores()
     if workers < 2:

@@ -326,6 +326,7 @@ def test_a_study_whose_trials_all_fail_exits_1(tmp_path: Path) -> None:
     assert document["chosen"] is None
 
 
+@pytest.mark.long
 def test_two_workers_train_the_same_loop_on_a_worker_group(tmp_path: Path) -> None:
     space = write_space(tmp_path, baselines=[{"label": "SGD", "optimizer": "sgd"}], trials=1)
     storage = tmp_path / "storage"
