@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -66,6 +67,9 @@ class LiveRun:
         """Take an epoch in. The first one begins the run: what fails before leaves none."""
         self._waiting.append(metrics)
         if self._thread is None:
+            # A local store that is missing is made now, where a signal ends that in good order.
+            with suppress(Exception):
+                self._client = connect(self._uri)
             self._thread = self._started()
 
     def rest(self) -> None:

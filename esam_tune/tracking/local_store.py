@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -29,9 +30,13 @@ def make_store(uri: str) -> None:
         return
     from mlflow import MlflowClient
 
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+    # No TemporaryDirectory: that would go, at the process' end, from under a thread that is here.
+    scratch = tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
         made = Path(scratch, path.name)
         MlflowClient(tracking_uri=f"{_SCHEME}{made}").search_experiments(max_results=1)
         # Whoever was faster has made the same. Where there are no links MLflow makes it in place.
         with suppress(OSError):
             os.link(made, path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
