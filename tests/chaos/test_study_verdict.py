@@ -7,7 +7,7 @@ from study_verdict import Verdict, count_epochs, count_tracked, count_trials, wi
 from esam_tune import journal
 from esam_tune.study.tracked_study import TrackedStudy
 from esam_tune.tracking.spool import Tracker
-from esam_tune.tracking.store import connect
+from esam_tune.tracking.store import artifact_root, connect, local_uri
 
 SPEC = study_spec(trials=2, seeds=2)
 
@@ -73,9 +73,10 @@ def test_an_event_that_is_repeated_is_counted(study, kind, found):
 
 @pytest.mark.slow
 def test_what_mlflow_lacks_or_repeats_is_counted(study, tmp_path):
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = local_uri(tmp_path)
     study.writer.append(journal.STUDY_END, state="done", artifacts=[])
-    tracker = Tracker(uri, None, study.path, tmp_path / "tracking.json", TrackedStudy())
+    root = artifact_root(tmp_path, uri)
+    tracker = Tracker(uri, root, study.path, tmp_path / "tracking.json", TrackedStudy())
     tracker.ship_all()
     events = events_of(study)
 
