@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 
 from esam_tune.errors import InputError
@@ -21,6 +22,12 @@ _REPEATED = (
     ValueError,
 )
 _REPEATED_BY_NAME = ("DivergedError",)
+# How the reason of a run that diverged begins: with the error of the training, by its name since
+# torch need not be imported here, behind the wrappers that early journals name with it; or, where
+# the training went on to its end or to a rung, with the objective that lacks a number. The metrics
+# do not tell: the training fails before it reports the epoch that it broke in, and a process may be
+# lost after an epoch whose loss was infinite for a moment.
+_DIVERGED = re.compile(r"(?:[\w.]+: )*(?:\w+\.)*DivergedError: |\w+ is not finite\b")
 
 
 class RunFailure(RuntimeError):  # noqa: N818 - what it says is not an error of this program
@@ -61,6 +68,11 @@ def would_repeat(error: BaseException) -> bool:
     # By name: torch need not be imported here.
     named = type(error).__name__ in _REPEATED_BY_NAME
     return named or isinstance(error, _REPEATED) or _out_of_memory(error)
+
+
+def tells_divergence(reason: str) -> bool:
+    """Whether the reason of a failed run is a value that was no number."""
+    return _DIVERGED.match(reason) is not None
 
 
 def describe(error: BaseException) -> str:

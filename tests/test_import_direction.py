@@ -179,6 +179,7 @@ ROOMS = (
             "config",
             "metrics",
             "errors",
+            "failures",
         ),
         ("torch",),
     ),

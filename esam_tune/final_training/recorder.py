@@ -9,6 +9,7 @@ from typing import Any
 from esam_tune import metrics as keys
 from esam_tune.checkpoint_storage import holds_checkpoint
 from esam_tune.errors import RunFailedError
+from esam_tune.failures import tells_divergence
 from esam_tune.final_training.folder import TrainingFolder
 from esam_tune.final_training.record import Metrics, TrainingRecord
 from esam_tune.final_training.weights import save_weights, weights_digest
@@ -117,7 +118,5 @@ class Recorder:
 
 
 def _failed(reason: str) -> RunFailedError:
-    from esam_tune.training import DivergedError
-
-    hopeless = reason.startswith(DivergedError.__name__)
-    return (HopelessError if hopeless else RunFailedError)(f"training failed: {reason}")
+    kind = HopelessError if tells_divergence(reason) else RunFailedError
+    return kind(f"training failed: {reason}")

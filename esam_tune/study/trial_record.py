@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal
 
 from esam_tune.domains import Value
+from esam_tune.failures import tells_divergence
 from esam_tune.intervals import Interval, difference_interval, mean_interval, standard_error
 
 State = Literal["running", "complete", "pruned", "failed"]
-
-# How the reason of a run that diverged begins: with the error of the training, by its name since
-# torch need not be imported here, behind the wrappers that early journals name with it; or, where
-# the training went on to its end or to a rung, with the objective that lacks a number. The metrics
-# do not tell: the training fails before it reports the epoch that it broke in, and a process may be
-# lost after an epoch whose loss was infinite for a moment.
-_DIVERGED = re.compile(r"(?:[\w.]+: )*(?:\w+\.)*DivergedError: |\w+ is not finite\b")
 
 
 @dataclass(kw_only=True)
@@ -60,7 +53,7 @@ class RunRecord:
     @property
     def diverged(self) -> bool:
         """Whether it failed over a value that is no number, not over a lost process."""
-        return self.state == "failed" and _DIVERGED.match(self.reason or "") is not None
+        return self.state == "failed" and tells_divergence(self.reason or "")
 
     def values(self, metrics: Iterable[str]) -> list[float]:
         """Values of metrics in their own units; NaN where missing or not finite."""
