@@ -2,6 +2,7 @@
 #   make sweep       the first study, in a new environment if there is none
 #   make test        lint, types and all tests but the longest
 #   make test-long   those: lost nodes, shared GPUs
+#   make coverage    the tests of `make test`, counting which lines they run: half as long again
 #   make lint        lint and types alone
 #   make chaos       the figures of docs/reliability.md: studies killed, stopped and cut off
 #   make clean       removes what all of these made: the environment, and runs/ with its studies
@@ -22,12 +23,15 @@ PYTEST_ARGS ?=
 # whose threads wait for each other on the same cores take several times as long.
 SIDE_BY_SIDE := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: sweep test test-long chaos lint clean
+.PHONY: sweep test test-long coverage chaos lint clean
 
 sweep: $(BIN)/.installed
 	$(BIN)/esam-tune sweep search_spaces/digits_noisy.yaml --name $(STUDY) --storage $(STORAGE) $(SWEEP_ARGS)
 
 test: $(BIN)/.installed-dev lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
+
+coverage: $(BIN)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) --cov --cov-report=term $(PYTEST_ARGS)
 
 test-long: $(BIN)/.installed-dev
