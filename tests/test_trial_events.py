@@ -1,6 +1,9 @@
 """What is made of Tune's events: hung trials, their ends, and the reasons of failures."""
 
 import functools
+import os
+import platform
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -137,3 +140,24 @@ def test_a_failure_that_would_come_again_is_the_trials_end(told, monkeypatch):
     assert key == FAILURE
     assert "use a smaller batch_size" in reason
     assert "(node " in reason
+
+
+def resident() -> float:
+    """Memory of this process, MB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_what_a_trial_has_freed_goes_back_to_the_system(told, monkeypatch):
+    kept, held = [], []
+
+    def run_worker(*_, **__):
+        # Each too small for a mapping of its own; the last, which stays, is above the others.
+        freed = [b"%06d" % index * 15_000 for index in range(2_000)]
+        kept.append(b"kept" * 20_000)
+        held.append(resident())
+        del freed
+
+    monkeypatch.setattr(trial_module, "run_worker", run_worker)
+    run_in_process(RunRequest(settings={}, run_id="0000", storage="").to_dict())
+    assert held[0] - resident() > 150

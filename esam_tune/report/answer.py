@@ -14,7 +14,7 @@ _PHRASES = {
 
 
 def answer(study: Study) -> str:
-    """The answer in a sentence: the chosen setting, beside the most accurate baseline."""
+    """The answer in a sentence: the chosen setting, beside the best baseline."""
     choice, rival = study.choice, study.rival
     if choice is None:
         return _no_answer(study)
@@ -27,7 +27,7 @@ def answer(study: Study) -> str:
     if rival is None:
         return f"{reached}; no baseline has a result to compare it with."
     beside = (
-        f"the most accurate baseline, {rival.label}, reaches "
+        f"{_rival(study)}, {rival.label}, reaches "
         f"{rival.cells[study.accuracy]} at {rival.cells[study.cost]}"
     )
     return f"{reached}; {beside}{_compared(study, rival.difference)}."
@@ -44,16 +44,17 @@ def uncertainty(study: Study) -> str:
             "cannot be said, and small ones between neighbours are noise. More seeds: esam-tune "
             f"refine {study.name} --seeds 3."
         )
+    name = _name(study)
     tied = [
         trial.trial_id
         for trial in study.complete
         if trial.difference is not None and trial.difference.tied
     ]
     told = (
-        f"Its accuracy cannot be told apart from that of trial{'s' * (len(tied) > 1)} "
+        f"Its {name} cannot be told apart from that of trial{'s' * (len(tied) > 1)} "
         f"{', '.join(tied)}."
         if tied
-        else "It can be told apart in accuracy from every other setting that shares its seeds."
+        else f"It can be told apart in {name} from every other setting that shares its seeds."
     )
     return (
         f"± is half the width of the 95 % interval of a mean over {choice.seeds} seeds. {told} "
@@ -63,7 +64,7 @@ def uncertainty(study: Study) -> str:
 
 
 def baselines_cost(study: Study) -> str:
-    """What the chosen setting saves beside the most accurate baseline, in a sentence."""
+    """What the chosen setting saves beside the best baseline, in a sentence."""
     choice, rival = study.choice, study.rival
     if choice is None or rival is None or choice.baseline:
         return ""
@@ -106,6 +107,17 @@ def _no_answer(study: Study) -> str:
 def _phrase(study: Study, trial: Trial, metric: str) -> str:
     name = study.headings.get(metric, metric)
     return _PHRASES.get(metric, f"{name} {{}}").format(trial.cells[metric])
+
+
+def _name(study: Study) -> str:
+    """What is raised, in words: an accuracy, or another metric by its own name."""
+    return "accuracy" if study.accuracy == keys.VAL_ACCURACY else study.headings[study.accuracy]
+
+
+def _rival(study: Study) -> str:
+    if study.accuracy == keys.VAL_ACCURACY:
+        return "the most accurate baseline"
+    return f"the baseline that is best in {_name(study)}"
 
 
 def _compared(study: Study, difference: Difference | None) -> str:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SLASHES: Style = {"ls": "", "marker": [(-1, -0.6), (1, 0.6)], "ms": 9, "mec": MUTED, "mew": 1.3}
 # Of the trials' own span: how far intervals may widen an axis. Those of two seeds reach far.
 _WIDEST = 0.5
+# No axis goes on where no value can be: an interval by Student's t may.
+_GREATEST = {keys.VAL_ACCURACY: 1.0}
 # Differences below these are mostly noise and need no magnifying.
 _LEAST_SPANS = {keys.VAL_ACCURACY: 0.02} | dict.fromkeys(keys.COST_METRICS, 0.2)
 
@@ -38,6 +40,7 @@ def add_panels(
     """
     accuracy, cost = metrics
     floor = _floor(drawn) if accuracy == keys.VAL_ACCURACY else -np.inf
+    greatest = _GREATEST.get(accuracy, np.inf)
     groups = [[point for point in drawn if point.accuracy > floor]]
     groups += [[point for point in drawn if point.accuracy < floor]] * (floor > -np.inf)
     grid = figure.add_gridspec(len(groups), height_ratios=[4.2, 1][: len(groups)], hspace=0.07)
@@ -49,7 +52,7 @@ def add_panels(
     for panel, group, margin, ticks in zip(axes, groups, (0.09, 0.45), (7, 2), strict=False):
         panel.set_xlim(_limits(cost, costs, 0.07))
         # A trial shows in one panel only: neither may reach past the break.
-        ends = (floor, np.inf) if panel is axes[0] else (-np.inf, floor)
+        ends = (floor, greatest) if panel is axes[0] else (-np.inf, floor)
         levels = [point.accuracy for point in group]
         if panel is axes[0]:
             levels = _reach(levels, [p.accuracy_interval for p in group if p.weighed])

@@ -63,7 +63,7 @@ def _draw_front(study: Study, path: Path) -> Path:
         study.points(),
         accuracy_metric=study.accuracy,
         cost_metric=study.cost,
-        title=f"{study.name}: what each accuracy costs",
+        title=f"{study.name}: the trade-off",
         chosen=study.chosen,
     )
     save_figure(figure, path)

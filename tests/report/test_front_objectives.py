@@ -62,10 +62,18 @@ def test_trials_all_alike_have_ticks_that_can_be_told_apart(level: float, cost: 
 
 
 def test_the_axis_of_another_metric_never_breaks() -> None:
-    levels = [620.0, 9_400.0, 9_500.0, 9_600.0, 9_700.0]
+    levels = [0.062, 0.940, 0.950, 0.960, 0.970]
     points = [trial(str(i), 1 + 0.1 * i, level) for i, level in enumerate(levels)]
     assert len(draw(points, accuracy_metric="images_per_second").axes) == 1
     assert len(draw(points).axes) == 2
+
+
+@pytest.mark.parametrize(("metric", "greatest"), [("val_accuracy", 1.0), ("sharpness", None)])
+def test_an_interval_widens_no_axis_beyond_what_can_be(metric: str, greatest: float | None) -> None:
+    reach = {"on_front": True, "accuracy_interval": (0.95, 1.03)}
+    points = [trial(str(i), 1.0 + i, 0.97 + 0.02 * i, **reach) for i in range(2)]
+    (axes,) = draw(points, accuracy_metric=metric).axes
+    assert axes.get_ylim()[1] == greatest if greatest else axes.get_ylim()[1] > 1.0
 
 
 def test_what_the_front_dominates_is_shaded_down_to_the_edge() -> None:

@@ -176,6 +176,18 @@ def test_a_clear_difference_is_called_one(tmp_path):
     assert "which is more than noise" in answer(study.data())
 
 
+def test_another_metric_is_called_by_its_name(tmp_path):
+    pair = {"images_per_second": "max", "step_flops_ratio": "min"}
+    study = ReportStudy(tmp_path, seeds=2, objectives=pair)
+    rows = ((8_000.0, 1.0, True), (9_000.0, 1.5, False))
+    for number, (speed, cost, baseline) in enumerate(rows):
+        values = {"images_per_second": speed, "step_flops_ratio": cost}
+        study.measured(values, seeds=2, noise=0.001, baseline=baseline, number=number)
+    data = study.data("accuracy")
+    assert "; the baseline that is best in images per second, " in answer(data)
+    assert "It can be told apart in images per second from" in uncertainty(data)
+
+
 def test_one_seed_is_said_plainly(tmp_path):
     study = full_study(tmp_path, trials=3)
     said = uncertainty(study.data())
