@@ -124,7 +124,7 @@ def _draw(outcomes: Mapping[str, list[Outcome]], budget: int, share: float, path
     for name, runs in outcomes.items():
         held = np.array([[run.at(epochs) / full for epochs in grid] for run in runs])
         low, middle, high = np.percentile(held, [25, 50, 75], axis=0)
-        shown = name in ("FIFO, TPE", "Pareto rungs, TPE")
+        shown = name in ("FIFO, TPE", "FIFO, known cost")
         (line,) = axes.plot(
             grid, middle, label=name, linewidth=2.5 if shown else 1.0, zorder=3 if shown else 2
         )

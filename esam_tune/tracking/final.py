@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from esam_tune.tracking.store import (
+    REASON_TAG,
     connect,
     experiment,
     log_dataset,
@@ -21,8 +22,6 @@ from esam_tune.tracking.store import (
 from esam_tune.tracking.trained_model import TrainedModel, log_model
 
 TRAINING_TAG = "esam_tune.training_id"
-# Why a training was ended, for as long as it has not gone on.
-REASON_TAG = "esam_tune.reason"
 # Of a run that nothing is missing from.
 ENDED = "FINISHED"
 

@@ -11,15 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from esam_tune.tracking.final import (
-    ENDED,
+from esam_tune.tracking.final import ENDED, TimedMetrics, TrainingStart, log_epochs, open_run
+from esam_tune.tracking.store import (
     REASON_TAG,
-    TimedMetrics,
-    TrainingStart,
-    log_epochs,
-    open_run,
+    connect,
+    error_text,
+    log_tags,
+    without_credentials,
 )
-from esam_tune.tracking.store import connect, error_text, log_tags, without_credentials
 
 _log = logging.getLogger(__name__)
 

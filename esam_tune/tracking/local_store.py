@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
 _SCHEME = "sqlite:///"
+# A folder in which no store has appeared for so long is a dead process'.
+_DEAD_SECONDS = 600.0
 
 
 def make_store(uri: str) -> None:
@@ -31,7 +34,8 @@ def make_store(uri: str) -> None:
     from mlflow import MlflowClient
 
     # No TemporaryDirectory: that would go, at the process' end, from under a thread that is here.
-    scratch = tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)
+    prefix = f".{path.name}-"
+    scratch = tempfile.mkdtemp(prefix=prefix, dir=path.parent)
     try:
         made = Path(scratch, path.name)
         MlflowClient(tracking_uri=f"{_SCHEME}{made}").search_experiments(max_results=1)
@@ -40,3 +44,7 @@ def make_store(uri: str) -> None:
             os.link(made, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        for left in path.parent.glob(f"{prefix}*"):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > _DEAD_SECONDS:
+                    shutil.rmtree(left, ignore_errors=True)

@@ -14,6 +14,7 @@ from esam_tune.journal import Event
 from esam_tune.tracking.cursor import Cursor
 from esam_tune.tracking.page import StudyPage, log_artifact
 from esam_tune.tracking.store import (
+    REASON_TAG,
     experiment,
     log_dataset,
     log_metrics,
@@ -266,7 +267,7 @@ class StudyRuns:
         if event["state"] == "pruned":
             tags["pruned"] = "true"
         if event["reason"]:
-            tags["esam_tune.reason"] = event["reason"]
+            tags[REASON_TAG] = event["reason"]
         log_tags(self._client, run_id, tags)
         self._client.set_terminated(run_id, _STATUS[event["state"]], end_time=_milliseconds(event))
         spread = self._spreads[event["trial_id"]]

@@ -16,6 +16,8 @@ from esam_tune.errors import InputError
 from esam_tune.tracking.local_store import make_store
 
 EXPERIMENT = "esam-tune"
+# Why a run did not come to its end.
+REASON_TAG = "esam_tune.reason"
 BATCH = 500  # metrics a request; MLflow takes 1,000
 DESCRIPTION_LENGTH = 5000  # characters, as older servers have it; today's take 8,000
 _PARAMS = 100  # parameters or tags a request

@@ -35,8 +35,11 @@ def test_a_process_killed_while_it_makes_the_store_leaves_none_that_is_half_made
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "mlflow.db").exists()
-    # It goes on where nothing was.
+    (left,) = tmp_path.iterdir()
+    os.utime(left, (time.time() - 3600,) * 2)
+    # It goes on where nothing was, and what the dead one left goes with it.
     assert experiment(connect(uri), None)
+    assert names_in(tmp_path) == ["mlflow.db"]
 
 
 def test_where_two_make_it_both_have_the_same(tmp_path):
