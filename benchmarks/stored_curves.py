@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from esam_tune.domains import Value
+from esam_tune.study.dimensions import Range
 from esam_tune.study.space import parse_space
-from esam_tune.study.spec import Range, StudySpec
+from esam_tune.study.spec import StudySpec
 
 CURVES = Path(__file__).parent / "results" / "learning_curves_digits.parquet"
 REFERENCES = ("SGD", "SAM rho=0.5 (tuned)")

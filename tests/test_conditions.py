@@ -14,13 +14,14 @@ from esam_tune.config import OPTIMIZERS, PARAMETERS, TRIAL_TRAINING, complete_pa
 from esam_tune.errors import InputError
 from esam_tune.study import samplers
 from esam_tune.study.conditions import Condition, in_order
+from esam_tune.study.dimensions import Range
 from esam_tune.study.feasibility import PredictedCost
 from esam_tune.study.grid import grid_points, grid_size
 from esam_tune.study.proposals import Proposals
 from esam_tune.study.search_checks import check_budget
 from esam_tune.study.space import parse_space
 from esam_tune.study.space_schema import space_schema
-from esam_tune.study.spec import SAMPLERS, Range, coordinates
+from esam_tune.study.spec import SAMPLERS, coordinates
 
 VALIDATOR = jsonschema.Draft202012Validator(space_schema())
 # rho is searched in the adaptive form alone, and the period only with first-order selection.

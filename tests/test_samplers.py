@@ -5,12 +5,13 @@ import pytest
 from study_events import WrittenStudy, study_spec
 
 from esam_tune.errors import InputError
+from esam_tune.study.dimensions import Range
 from esam_tune.study.feasibility import PredictedCost
 from esam_tune.study.grid import grid_points, grid_size
 from esam_tune.study.proposals import Proposals
 from esam_tune.study.samplers import sobol_point
 from esam_tune.study.search_checks import check_budget, check_search
-from esam_tune.study.spec import SAMPLERS, Range
+from esam_tune.study.spec import SAMPLERS
 
 STATES = optuna.trial.TrialState
 CONDITIONAL = {

@@ -11,8 +11,9 @@ from study_events import space_document, study_spec
 from esam_tune.config import OPTIMIZERS, PARAMETERS, complete_params
 from esam_tune.errors import InputError
 from esam_tune.metrics import OBJECTIVES
+from esam_tune.study.dimensions import Choice, Range
 from esam_tune.study.space import Overrides, check_name, load_space, parse_space
-from esam_tune.study.spec import Choice, Range, StudySpec, coordinates, describe_params
+from esam_tune.study.spec import StudySpec, coordinates, describe_params
 
 SPACES = sorted(Path(__file__).parents[1].joinpath("search_spaces").glob("*.yaml"))
 

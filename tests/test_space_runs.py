@@ -8,8 +8,8 @@ from conftest import REPOSITORY
 
 from esam_tune import step_timer, training
 from esam_tune.config import trial_settings
+from esam_tune.study.dimensions import Choice, Range
 from esam_tune.study.space import load_space
-from esam_tune.study.spec import Choice, Range
 from esam_tune.tasks.splits import ArraySplit
 
 torch.set_num_threads(1)

@@ -14,7 +14,8 @@ from esam_tune import metrics as keys
 from esam_tune.config import TaskSettings, complete_params
 from esam_tune.domains import Value
 from esam_tune.errors import InputError
-from esam_tune.study.spec import Choice, Constraint, Dimension, Range, StudySpec
+from esam_tune.study.dimensions import Choice, Dimension, Range
+from esam_tune.study.spec import Constraint, StudySpec
 
 if TYPE_CHECKING:
     from esam_tune.optim.cost_model import StepWork

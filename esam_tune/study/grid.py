@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from esam_tune.domains import Value
-from esam_tune.study.spec import Choice, Dimension, Range, StudySpec
+from esam_tune.study.dimensions import Choice, Dimension, Range
+from esam_tune.study.spec import StudySpec
 
 # Settings that are looked at one by one, within a second or so.
 FEW = 4096

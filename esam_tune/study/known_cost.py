@@ -21,9 +21,10 @@ import numpy as np
 
 from esam_tune import metrics as keys
 from esam_tune.domains import Value
+from esam_tune.study.dimensions import Choice
 from esam_tune.study.expected_gain import Floats, expected_gain, front_inside, score
 from esam_tune.study.samplers import sobol_point
-from esam_tune.study.spec import Choice, StudySpec, coordinates
+from esam_tune.study.spec import StudySpec, coordinates
 from esam_tune.study.trial_record import TrialRecord
 from esam_tune.study.warm_start import WarmTrial
 

@@ -9,6 +9,7 @@ from esam_tune.checkpoint_storage import check_checkpoint_storage, normalise
 from esam_tune.config import check_precision
 from esam_tune.errors import InputError
 from esam_tune.study import cluster
+from esam_tune.study.dimensions import Range
 from esam_tune.study.feasibility import PredictedCost
 from esam_tune.study.folder import StudyFolder, check_storage, study_folder
 from esam_tune.study.optuna_storage import check_optuna_storage
@@ -16,7 +17,7 @@ from esam_tune.study.placement import Node, Placement, WorkerShape, place
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.search_checks import check_budget, check_search
 from esam_tune.study.space import Overrides
-from esam_tune.study.spec import Range, StudySpec
+from esam_tune.study.spec import StudySpec
 from esam_tune.study.warm_start import WarmStart, kept_warm_starts, warm_starts
 from esam_tune.tracking.store import check_form, check_uri, local_uri, without_credentials
 from esam_tune.trial import MAX_EPOCH_SECONDS, MAX_FAILURES

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from esam_tune.domains import Value
 from esam_tune.study.known_cost import KnownCost
 from esam_tune.study.mirrored_storage import MirroredStorage
 from esam_tune.study.optuna_storage import open_optuna_storage
+from esam_tune.study.optuna_trials import constrain, holds, state_of, values_of
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.refined_results import differs, told_anew, with_result
 from esam_tune.study.samplers import (
@@ -23,7 +23,6 @@ from esam_tune.study.samplers import (
 )
 from esam_tune.study.scarce import admitted_near, is_scarce
 from esam_tune.study.spec import StudySpec, coordinates
-from esam_tune.study.study_rungs import STATIC
 from esam_tune.study.trial_record import TrialRecord
 from esam_tune.study.warm_start import WarmStart, WarmTrial
 from esam_tune.study.worthwhile import Worthwhile
@@ -114,7 +113,7 @@ class Proposals:
             trial = record.trials.get(stored.user_attrs.get(_TRIAL_ID, ""))
             if _TURNED_DOWN in stored.user_attrs:
                 continue
-            if trial and trial.trial_id not in self._numbers and self._holds(stored, trial):
+            if trial and trial.trial_id not in self._numbers and holds(self._spec, stored, trial):
                 self._numbers[trial.trial_id] = stored.number
             elif stored.state == optuna.trial.TrialState.RUNNING:
                 self._turn_down(stored.number, "proposed by a process that died before use")
@@ -133,13 +132,13 @@ class Proposals:
         told = self._study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
         for stored in told:
             trial = record.trials.get(stored.user_attrs.get(_TRIAL_ID, ""))
-            if trial is None or trial.state == "running" or not self._holds(stored, trial):
+            if trial is None or trial.state == "running" or not holds(self._spec, stored, trial):
                 continue
-            if differs(stored.values, self._values(trial)):
-                new = with_result(stored, self._state(trial), self._values(trial))
+            if differs(stored.values, values_of(self._spec, trial)):
+                new = with_result(stored, state_of(trial), values_of(self._spec, trial))
                 if trial.reason is not None:
                     new.set_user_attr(_REASON, trial.reason)
-                self._constrain(new, trial)
+                constrain(self._study, self._spec, new, trial)
                 changed[stored.number] = new
         if changed:
             self._study = told_anew(self._study, changed)
@@ -262,8 +261,8 @@ class Proposals:
         if trial.reason is not None:
             self._attribute(number, _REASON, trial.reason)
         # The trial may have been proposed by an earlier process: no object of it is kept.
-        self._constrain(optuna.trial.Trial(self._study, stored._trial_id), trial)
-        self._study.tell(number, self._values(trial), state=self._state(trial))
+        constrain(self._study, self._spec, optuna.trial.Trial(self._study, stored._trial_id), trial)
+        self._study.tell(number, values_of(self._spec, trial), state=state_of(trial))
 
     def _add(self, trial: TrialRecord) -> None:
         """Store a trial that no proposal of the storage became.
@@ -286,57 +285,12 @@ class Proposals:
 
         point = flat_point(self._spec, point)
         added = optuna.trial.create_trial(
-            state=self._state(trial),
+            state=state_of(trial),
             params=point,
             distributions={key: distribution(self._spec.dimensions[key]) for key in point},
-            values=self._values(trial),
+            values=values_of(self._spec, trial),
             user_attrs=attributes,
             system_attrs=first_generation(self._spec) if _WARM in attributes else {},
         )
-        self._constrain(added, trial)
+        constrain(self._study, self._spec, added, trial)
         self._study.add_trial(added)
-
-    def _holds(self, stored: optuna.trial.FrozenTrial, trial: TrialRecord) -> bool:
-        """Whether a stored trial has the parameters of the journal's trial of its id."""
-        point = coordinates(self._spec, trial.params)
-        return point is not None and point.items() <= stored.params.items()
-
-    def _values(self, trial: TrialRecord | WarmTrial) -> list[float] | None:
-        return trial.values(self._spec.objectives) if trial.state == "complete" else None
-
-    def _state(self, trial: TrialRecord | WarmTrial) -> optuna.trial.TrialState:
-        import optuna
-
-        return {
-            "running": optuna.trial.TrialState.RUNNING,
-            "complete": optuna.trial.TrialState.COMPLETE,
-            "pruned": optuna.trial.TrialState.PRUNED,
-            "failed": optuna.trial.TrialState.FAIL,
-        }[trial.state]
-
-    def _constrain(
-        self,
-        stored: optuna.trial.Trial | optuna.trial.FrozenTrial,
-        trial: TrialRecord | WarmTrial,
-    ) -> None:
-        """Tell the sampler by how much a trial breaks each constraint.
-
-        What a trial costs is known from its first epoch. What it would have learned is not: one
-        that was stopped while it broke such a constraint ranks behind all that ran to their end.
-        """
-        if trial.state not in ("complete", "pruned"):
-            return
-        for constraint in self._spec.constraints:
-            excess = constraint.excess(trial.values([constraint.metric])[0])
-            if trial.state == "pruned" and excess > 0 and constraint.metric not in STATIC:
-                excess += self._worst(constraint.metric)
-            stored.set_constraint(constraint.metric, min(excess, sys.float_info.max))
-
-    def _worst(self, metric: str) -> float:
-        """The largest excess of a complete trial over the constraint on a metric, or 0."""
-        import optuna
-
-        complete = [optuna.trial.TrialState.COMPLETE]
-        stored = self._study.get_trials(deepcopy=False, states=complete)
-        excesses: list[float] = [trial.constraints.get(metric, 0.0) for trial in stored]
-        return max([0.0, *excesses])

@@ -16,11 +16,12 @@ from esam_tune.intervals import difference_interval
 from esam_tune.journal import Event
 from esam_tune.pareto_front import Rule
 from esam_tune.report.study import Axis, Curve, Difference, Moment, Study, Trial
+from esam_tune.study.dimensions import Choice
 from esam_tune.study.folder import StudyFolder
 from esam_tune.study.front_table import SHORT_NAMES, format_mean
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.reproduction import commands, origin, setup
-from esam_tune.study.spec import Choice, StudySpec
+from esam_tune.study.spec import StudySpec
 from esam_tune.study.trial_record import TrialRecord
 from esam_tune.yaml_file import yaml_text
 

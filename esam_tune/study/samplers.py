@@ -23,8 +23,9 @@ import numpy as np
 import optuna
 
 from esam_tune.domains import Value
+from esam_tune.study.dimensions import Choice, Dimension
 from esam_tune.study.grid import grid_points
-from esam_tune.study.spec import Choice, Dimension, StudySpec
+from esam_tune.study.spec import StudySpec
 
 # Samplers that need every dimension in every trial.
 _FLAT = ("nsga2", "nsga3", "gp")

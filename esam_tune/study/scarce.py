@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from esam_tune.domains import Value
-from esam_tune.study.spec import Choice, Dimension, Range, StudySpec
+from esam_tune.study.dimensions import Choice, Dimension, Range
+from esam_tune.study.spec import StudySpec
 
 Point = dict[str, Value]
 Admits = Callable[[Mapping[str, Value]], bool]

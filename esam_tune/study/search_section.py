@@ -7,7 +7,7 @@ from esam_tune.config import HYPERPARAMETERS, OPTIMIZERS, PARAMETERS
 from esam_tune.domains import Domain, Value, check_keys
 from esam_tune.errors import InputError
 from esam_tune.study.conditions import Condition, in_order
-from esam_tune.study.spec import Choice, Dimension, Range
+from esam_tune.study.dimensions import Choice, Dimension, Range
 
 _CONDITION = ("when", "default")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from esam_tune.domains import Value
+from esam_tune.study.dimensions import Range
 from esam_tune.study.grid import admitted_points
-from esam_tune.study.spec import Range, StudySpec
+from esam_tune.study.spec import StudySpec
 
 Point = dict[str, Value]
 
