@@ -77,7 +77,7 @@ def outages_of(folder, count, longest, seed):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             write_some(study, dice, running, epochs)
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     with MlflowServer(folder) as server:
         driver = Driver(server.uri, study.path, cursor)
