@@ -98,7 +98,7 @@ def test_what_is_fixed_is_not_met_by_a_trial_that_does_not_read_it():
 
 
 @given(document=conditional_documents(), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_any_conditional_space_is_refused_or_holds_what_it_proposes(document, seed):
     try:
         spec = parse_space(document, "x")

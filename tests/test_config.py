@@ -4,7 +4,7 @@ import pickle
 from dataclasses import FrozenInstanceError, asdict, fields, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from esam_tune import config
@@ -162,7 +162,6 @@ def test_an_unbounded_domain_says_what_kind_it_takes():
 
 
 @given(domain=st.sampled_from([*{**PARAMETERS, **TRAINING, **TASK}.items()]), value=VALUES)
-@settings(deadline=None)
 def test_a_domain_gives_a_value_of_its_kind_or_refuses(domain, value):
     name, checks = domain
     checked = value_or_error(checks.check, name, value)

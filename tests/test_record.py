@@ -70,9 +70,7 @@ def brute_force_front(trials, most_cost=float("inf"), least_accuracy=-float("inf
 
 
 @given(trials=TRIALS, most_cost=RATIOS | st.none(), least_accuracy=RATIOS | st.none())
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 def test_the_front_is_the_brute_force_front(tmp_path, trials, most_cost, least_accuracy):
     (tmp_path / "small" / "journal.jsonl").unlink(missing_ok=True)
     record = study_in(tmp_path, trials).record()

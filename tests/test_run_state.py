@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esam_tune import run_state
@@ -98,7 +98,7 @@ def means_the_same(before, after):
         return False
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(pristine, data):
     damage = data.draw(st.sampled_from([flipped, truncated, zeroed, foreign, lengthened]))

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from optuna.study._multi_objective import _fast_non_domination_rank
@@ -53,7 +53,6 @@ def test_rungs_stand_at_powers_of_eta_below_the_last_epoch(grace, eta, last, epo
     assert rung_epochs(grace, eta, last) == epochs
 
 
-@settings(deadline=None)
 @given(with_tables())
 def test_whoever_beats_another_is_in_a_lower_layer_and_every_layer_but_the_first_is_beaten(case):
     objectives, costs = case
@@ -65,7 +64,6 @@ def test_whoever_beats_another_is_in_a_lower_layer_and_every_layer_but_the_first
         assert (beats[:, row] & (found == found[row] - 1)).any()
 
 
-@settings(deadline=None)
 @given(with_tables())
 def test_whoever_dominates_another_is_beaten_by_no_more_than_it(case):
     objectives, costs = case
@@ -77,7 +75,6 @@ def test_whoever_dominates_another_is_beaten_by_no_more_than_it(case):
                 assert set(np.flatnonzero(beats[:, first])) <= set(np.flatnonzero(beats[:, second]))
 
 
-@settings(deadline=None)
 @given(tables(2))
 def test_without_a_margin_the_first_layer_is_the_pareto_front(costs):
     found = layers(
@@ -88,7 +85,6 @@ def test_without_a_margin_the_first_layer_is_the_pareto_front(costs):
     assert ((found == 0) == front(costs)).all()
 
 
-@settings(deadline=None)
 @given(tables(2))
 def test_layers_are_those_of_optuna(costs):
     found = layers(
@@ -104,7 +100,6 @@ def ended(rungs, reports, epoch=1):
     return [number for number in range(len(reports)) if rungs.stopped(str(number)) is None]
 
 
-@settings(deadline=None)
 @given(with_tables(), st.sampled_from([1.5, 2.0, 3.0, 4.0]), st.integers(0, 2), st.data())
 def test_who_dominates_one_that_goes_on_would_go_on_in_its_place(case, eta, gain, data):
     objectives, costs = case
@@ -118,7 +113,6 @@ def test_who_dominates_one_that_goes_on_would_go_on_in_its_place(case, eta, gain
         assert other.report("last", 1, better.tolist())
 
 
-@settings(deadline=None)
 @given(with_tables(), st.sampled_from([1.5, 2.0, 3.0]))
 def test_reports_told_twice_decide_once(case, eta):
     objectives, costs = case
@@ -136,7 +130,6 @@ def test_reports_told_twice_decide_once(case, eta):
     ]
 
 
-@settings(deadline=None)
 @given(st.permutations(range(9)))
 def test_asha_lets_the_best_third_go_on_whatever_the_order(order):
     rungs = Rungs([1], 3.0, Objectives(static=(False,)))

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from study_events import space_document, study_spec
 
@@ -361,7 +361,7 @@ def test_a_wrong_document_is_refused_with_field_bound_value_and_remedy(
 
 
 @given(document=DOCUMENTS)
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 def test_any_document_is_a_study_or_an_input_error(document):
     spec = spec_or_error(document)
     if isinstance(spec, InputError):
@@ -374,7 +374,6 @@ def test_any_document_is_a_study_or_an_input_error(document):
 
 
 @given(junk=JUNK | st.dictionaries(st.text(max_size=8), JUNK, max_size=3))
-@settings(deadline=None)
 def test_any_value_instead_of_a_document_is_an_input_error(junk):
     assert isinstance(spec_or_error(junk), InputError)
 

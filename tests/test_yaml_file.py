@@ -169,7 +169,7 @@ def test_links_in_a_circle_and_names_that_are_none_are_refused(tmp_path):
 
 
 @given(fragments=st.lists(FRAGMENTS, max_size=12))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_is_a_mapping_or_an_input_error(tmp_path, fragments):
     path = written(tmp_path, "".join(fragments).encode("utf-8", "surrogatepass"))
     read = mapping_or_error(path)
@@ -181,7 +181,7 @@ def test_any_text_is_a_mapping_or_an_input_error(tmp_path, fragments):
 
 
 @given(document=st.dictionaries(st.text("abcyn01.e-~", min_size=1), TREES, max_size=4))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_written_reads_back_the_same(tmp_path, document):
     path = tmp_path / "deeper" / "file.yaml"
     write_yaml(path, document, "what it is")

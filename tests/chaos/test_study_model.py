@@ -130,7 +130,6 @@ class ConcurrentHistories(Histories):
 CHECKS = settings(
     max_examples=HISTORIES,
     stateful_step_count=30,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 TestHistories = Histories.TestCase

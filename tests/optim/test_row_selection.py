@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from esam_tune.optim import select_rows
@@ -31,7 +31,6 @@ def test_selects(increase, gamma, rows):
     assert select_rows(torch.tensor(increase), gamma).tolist() == rows
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.floats(allow_nan=True, width=32), min_size=1, max_size=40),
     st.floats(0.0, 1.0, exclude_min=True),

@@ -75,7 +75,7 @@ def test_state_resumes_the_sequence():
     assert [resumed.draw(8) for _ in range(3)] == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     num_tensors=st.integers(1, 30),
     beta=st.floats(0.01, 1.0),

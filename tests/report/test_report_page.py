@@ -260,7 +260,7 @@ def test_hostile_text_stays_text_wherever_a_study_holds_it(tmp_path):
 anything = st.text(max_size=60) | st.lists(st.sampled_from(HOSTILE), min_size=2).map("".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=anything)
 def test_any_text_of_a_block_stays_text(text):
     typed = escaped(text)

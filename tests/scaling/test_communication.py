@@ -20,7 +20,7 @@ from esam_tune.scaling.records import Traffic
 
 MEGA = 1_000_000
 # The machine that runs the tests may be busy: a time limit would fail them at random.
-unhurried = settings(deadline=None, max_examples=50)
+unhurried = settings(max_examples=50)
 latencies = st.floats(1e-6, 5e-3)
 bandwidths = st.floats(1e6, 1e11)
 shares = st.floats(0.0, 1.0)

@@ -1,7 +1,7 @@
 """What a scaling study compares, and what it refuses."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from made_study import made_design, settings_document
 
@@ -77,7 +77,6 @@ def test_other_parameters_of_the_setting_go_to_its_rivals_too():
     assert {one.params["momentum"] for one in made.methods.values()} == {0.5}
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 10_000), min_size=1, max_size=6))
 def test_counts_are_put_in_order_or_refused(counts):
     fits = len(set(counts)) == len(counts) and 1 in counts and len(counts) > 1

@@ -42,7 +42,7 @@ def offsets(moved, padding=4, width=32):
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_crop_is_a_window_of_the_padded_image_or_its_mirror_image(data):
     height, width = data.draw(st.integers(4, 12)), data.draw(st.integers(4, 12))
     padding = data.draw(st.integers(0, 3))

@@ -49,7 +49,6 @@ def shipped_up_to(study, uri, offset, cursor):
 
 @settings(
     max_examples=15,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
