@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,16 @@ class _Listener(tune.Callback):
         self._watch = HangWatch(max_epoch_seconds)
         self._running: dict[str, Any] = {}
         self._hung: set[str] = set()
+        self.raised: Exception | None = None
+
+    @contextmanager
+    def _passed_on(self) -> Iterator[None]:
+        """Keep what the block raises: all that Tune passes on of it is a traceback's text."""
+        try:
+            yield
+        except Exception as error:
+            self.raised = error
+            raise
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._running[trial.trial_id] = trial
@@ -133,7 +144,8 @@ class _Recorder(_Listener):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         super().on_trial_result(iteration, trials, trial, result)
-        self._run.report(trial.config["run_id"], result)
+        with self._passed_on():
+            self._run.report(trial.config["run_id"], result)
         # Tune marks the report at which its scheduler stops a trial before it passes it on here;
         # a trial that ends by itself ends without another report.
         if result.get(DONE):
@@ -146,11 +158,13 @@ class _Recorder(_Listener):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         super().on_trial_complete(iteration, trials, trial)
-        self._run.end(trial.config["run_id"])
+        with self._passed_on():
+            self._run.end(trial.config["run_id"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         super().on_trial_error(iteration, trials, trial)
-        self._run.end(trial.config["run_id"], error=self.reason(trial))
+        with self._passed_on():
+            self._run.end(trial.config["run_id"], error=self.reason(trial))
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         super().on_step_begin(iteration, trials)
@@ -235,7 +249,8 @@ class _Follower(_Listener):
         super().on_trial_result(iteration, trials, trial, result)
         if CHECKPOINT_PATH in result:
             self.checkpoints.append(result[CHECKPOINT_PATH])
-        self._receive(result)
+        with self._passed_on():
+            self._receive(result)
 
     def on_checkpoint(
         self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
@@ -244,14 +259,15 @@ class _Follower(_Listener):
         self._receive({CHECKPOINT_PATH: checkpoint.path})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        raise RunFailedError(f"training failed: {self.reason(trial)}")
+        with self._passed_on():
+            raise RunFailedError(f"training failed: {self.reason(trial)}")
 
 
 def _tune(
     request: RunRequest,
     where: str | Path,
     config: tune.TuneConfig,
-    callback: tune.Callback,
+    callback: _Listener,
     *,
     param_space: dict[str, Any] | None,
 ) -> None:
@@ -274,4 +290,9 @@ def _tune(
             **ray_arguments(parent),
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    except Exception:
+        if callback.raised is not None:
+            raise callback.raised from None
+        raise
