@@ -19,6 +19,7 @@ from esam_tune.checkpoint_storage import join
 from esam_tune.journal import Journal
 from esam_tune.study.feasibility import PredictedCost
 from esam_tune.study.folder import StudyFolder
+from esam_tune.study.patience import StoragePatience
 from esam_tune.study.placement import Placement
 from esam_tune.study.preflight import Plan, SweepOptions
 from esam_tune.study.progress import Progress
@@ -26,6 +27,7 @@ from esam_tune.study.provenance import provenance
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.results import DEFAULT_RULE, summarise, write_results
 from esam_tune.study.tracked_study import tracker_of
+from esam_tune.tracking.spool import Tracker
 from esam_tune.tracking.store import local_uri, without_credentials
 from esam_tune.trial import RunRequest
 
@@ -83,10 +85,17 @@ def carry_out(
     from esam_tune.study.study_rungs import StudyRungs
 
     folder = plan.folder
-    writer = Journal(folder.journal)
+
+    under_way = False
+
+    def leave_if_asked() -> None:
+        # Before the first trial and after the last one a second signal is what ends a wait.
+        if under_way and stop:
+            raise StudyInterrupted
+
+    patience = StoragePatience(str(folder.path), leave_if_asked)
+    writer = Journal(folder.journal, patience)
     record = _open_record(plan, options, placement, writer)
-    tracker = tracker_of(folder, plan.uri, plan.uri)
-    tracker.start()
     predicted = PredictedCost(plan.spec, plan.workers)
     proposals = Proposals(
         plan.optuna_storage or folder.optuna,
@@ -95,6 +104,7 @@ def carry_out(
         price=predicted,
         study_name=None if plan.optuna_storage is None else folder.optuna_name(),
         warm=plan.warm_start,
+        patience=patience,
     )
     proposals.settle(record)
     tune_folder = folder.new_tune_folder()
@@ -114,14 +124,16 @@ def carry_out(
     agenda = agenda_for(record, proposals)
     run = StudyRun(record, writer, agenda, request, rungs.stopped)
     run.end_stopped()
+    tracker = tracker_of(folder, plan.uri, plan.uri)
+    tracker.start()
     outcome: Outcome = "failed"
     try:
+        under_way = True
         with Progress(record, console, lambda: agenda.most) as progress:
 
             def on_step() -> None:
                 progress.update()
-                if stop:
-                    raise StudyInterrupted
+                leave_if_asked()
 
             if run.remaining:
                 run_trials(
@@ -135,13 +147,11 @@ def carry_out(
     except StudyInterrupted:
         outcome = "terminated" if signal.SIGTERM in stop else "interrupted"
     finally:
-        _finish(record, folder, writer, outcome)
-        if not tracker.close(_TRACKER_SECONDS if outcome == "done" else _TRACKER_SECONDS_STOPPED):
-            _log.warning(
-                "not every record has reached MLflow at %s; `esam-tune sync %s` sends the rest",
-                without_credentials(plan.uri),
-                folder.name,
-            )
+        under_way = False
+        try:
+            _finish(record, folder, writer, outcome)
+        finally:
+            _close(tracker, plan, outcome)
     if all(trial.state != "running" for trial in record.trials.values()):
         folder.drop_tune_folders()
     return SweepResult(
@@ -192,6 +202,15 @@ def _finish(record: StudyRecord, folder: StudyFolder, writer: Journal, outcome: 
         chosen=chosen and chosen.trial_id,
     )
     writer.close()
+
+
+def _close(tracker: Tracker, plan: Plan, outcome: Outcome) -> None:
+    if not tracker.close(_TRACKER_SECONDS if outcome == "done" else _TRACKER_SECONDS_STOPPED):
+        _log.warning(
+            "not every record has reached MLflow at %s; `esam-tune sync %s` sends the rest",
+            without_credentials(plan.uri),
+            plan.folder.name,
+        )
 
 
 def _versions() -> dict[str, str]:

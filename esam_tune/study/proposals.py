@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esam_tune.domains import Value
+from esam_tune.journal import Patience, no_patience
 from esam_tune.study.known_cost import KnownCost
 from esam_tune.study.mirrored_storage import MirroredStorage
 from esam_tune.study.optuna_storage import open_optuna_storage
@@ -58,6 +59,7 @@ class Proposals:
         price: what a setting's step is predicted to cost; sampler ``known_cost`` needs it.
         study_name: in the storage; the study's own name where the storage holds no other.
         warm: what earlier studies found.
+        patience: with a storage that is locked, full or away.
 
     Raises:
         InputError: when the storage refuses.
@@ -72,6 +74,7 @@ class Proposals:
         price: Callable[[Mapping[str, Value]], float] | None = None,
         study_name: str | None = None,
         warm: Sequence[WarmStart] = (),
+        patience: Patience = no_patience,
     ) -> None:
         import optuna
 
@@ -92,7 +95,7 @@ class Proposals:
             self._known_cost = KnownCost(spec, price)
         self._study = optuna.create_study(
             study_name=study_name or spec.name,
-            storage=MirroredStorage(open_optuna_storage(where)),
+            storage=MirroredStorage(open_optuna_storage(where, patience)),
             directions=["maximize" if d == "max" else "minimize" for d in spec.objectives.values()],
             load_if_exists=True,
         )

@@ -1,0 +1,118 @@
+"""A study carried out with Tune's part played by hand: storage trouble, and what is closed."""
+
+import signal
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+from study_events import study_spec
+
+from esam_tune.errors import InputError
+from esam_tune.journal import Journal
+from esam_tune.study import execution, patience, runner
+from esam_tune.study.agenda import SearchAgenda
+from esam_tune.study.execution import carry_out
+from esam_tune.study.folder import study_folder
+from esam_tune.study.placement import Placement
+from esam_tune.study.preflight import Plan, SweepOptions
+from esam_tune.tracking.store import local_uri
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """Carries a study of one trial out; ``full`` is how many writes the disk still refuses."""
+    folder = study_folder(tmp_path, "small")
+    folder.path.mkdir()
+    stop: list[signal.Signals] = []
+    world = SimpleNamespace(folder=folder, stop=stop, full=0, closed=[], started=[])
+
+    def run_trials(run, where, **_):
+        request = run.next_request()
+        for epoch in (1, 2):
+            world.before_epoch(epoch)
+            metrics = {"epoch": epoch, "val_accuracy": 0.5, "step_flops_ratio": 1.0}
+            run.report(request.run_id, metrics)
+        run.end(request.run_id)
+
+    write = Journal._write
+
+    def refuse(journal, line, *, durable):
+        if world.full:
+            world.full -= 1
+            raise OSError(28, "No space left on device")
+        write(journal, line, durable=durable)
+
+    tracker = SimpleNamespace(
+        start=lambda: world.started.append(1), close=lambda seconds: not world.closed.append(1)
+    )
+    monkeypatch.setattr(runner, "run_trials", run_trials)
+    monkeypatch.setattr(execution, "tracker_of", lambda *_: tracker)
+    monkeypatch.setattr(execution, "write_results", lambda *_, **__: [])
+    monkeypatch.setattr(Journal, "_write", refuse)
+    monkeypatch.setattr(patience, "_AGAIN_SECONDS", 0.01)
+
+    def carry():
+        plan = Plan(
+            spec=study_spec(trials=1, baselines=None),
+            folder=folder,
+            workers=1,
+            min_workers=None,
+            uri=local_uri(tmp_path),
+            checkpoint_storage=None,
+            optuna_storage=None,
+        )
+        placement = Placement(max_concurrent=1, threads=1, gpus_per_worker=0.0, slots=1)
+        options = SweepOptions(storage=tmp_path)
+        console = Console(quiet=True)
+        return carry_out(plan, options, placement, SearchAgenda, stop, console)
+
+    world.carry, world.before_epoch = carry, lambda epoch: None
+    return world
+
+
+def test_a_study_waits_for_a_disk_that_is_full(study, caplog):
+    def fill(epoch):
+        study.full = 3
+
+    study.before_epoch = fill
+    result = study.carry()
+    assert (result.outcome, [t.epochs for t in result.record.complete]) == ("done", [2])
+    assert any("the study waits for it" in message for message in caplog.messages)
+    assert study.folder.record().trials["0000"].state == "complete"
+
+
+def test_a_signal_ends_the_wait_and_the_study_in_order(study):
+    def fill(epoch):
+        if epoch == 2:
+            study.full = 1
+            study.stop.append(signal.SIGTERM)
+
+    study.before_epoch = fill
+    result = study.carry()
+    assert (result.outcome, study.closed) == ("terminated", [1])
+    assert study.folder.record().trials["0000"].epochs == 1
+
+
+def test_the_samplers_database_is_opened_with_the_same_patience(study, monkeypatch):
+    found = []
+
+    def refuse(where, patience):
+        found.append(patience)
+        raise InputError("--optuna-storage", "refuses", "see to it")
+
+    monkeypatch.setattr("esam_tune.study.proposals.open_optuna_storage", refuse)
+    with pytest.raises(InputError):
+        study.carry()
+    assert [type(each) for each in found] == [patience.StoragePatience]
+    # Nothing is sent, nor goes on being sent, of a study that did not begin.
+    assert study.started == []
+
+
+def test_tracking_ends_where_the_results_cannot_be_written(study, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(execution, "write_results", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        study.carry()
+    assert (study.started, study.closed) == ([1], [1])
