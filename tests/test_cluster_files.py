@@ -2,6 +2,7 @@
 
 import copy
 import re
+import shlex
 import subprocess
 from pathlib import PurePosixPath
 
@@ -97,6 +98,39 @@ def test_aws_workers_are_spot_gpu_nodes_that_scale_and_the_head_is_not():
     assert worker["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     assert 0 < worker["min_workers"] < worker["max_workers"] <= config["max_workers"]
     assert config["docker"]["worker_image"].endswith("-gpu")
+
+
+def test_aws_nodes_name_an_image_newer_than_rays_own_choice():
+    """Ray's is of Ubuntu 18.04 and CUDA 11.2, whose driver the pinned torch cannot use."""
+    (config,) = load("aws.yaml")
+    for node_type in config["available_node_types"].values():
+        assert node_type["node_config"]["ImageId"].startswith("ami-")
+
+
+def ray_commands(text):
+    """Each indented `ray` command of a document or a file's comments, put on one line."""
+    joined = re.sub(r"\\\n#?\s*", " ", text)
+    pattern = r"^#? {3,}(?:RAY_AUTH_MODE=token )?(?:\.venv/bin/)?ray ([a-z].*)$"
+    for command in re.findall(pattern, joined, re.MULTILINE):
+        # What stands beside a command, some spaces away, is prose.
+        yield shlex.split(re.split(r" {2,}", command)[0], comments=True)
+
+
+@pytest.mark.parametrize(
+    "path", ["docs/clusters.md", "jobs/clusters/on-premise.yaml", "jobs/clusters/aws.yaml"]
+)
+def test_the_ray_commands_have_verbs_and_options_that_exist(path):
+    from ray.scripts.scripts import cli as ray_cli
+
+    found = list(ray_commands((REPOSITORY / path).read_text(encoding="utf-8")))
+    assert len(found) > 5
+    for words in found:
+        command = ray_cli
+        while hasattr(command, "commands"):
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts}
+        words = words[: words.index("--")] if "--" in words else words
+        assert {w.partition("=")[0] for w in words if w.startswith("-")} <= known
 
 
 def images():
