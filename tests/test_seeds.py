@@ -295,6 +295,20 @@ def test_refining_waits_for_what_may_change_the_front_and_leaves_a_sweeps_rest(t
     assert search.record.trials["0001"].state == "running"
 
 
+def test_a_sweeps_last_seed_may_bring_a_setting_that_needs_all_the_others(tmp_path):
+    study = WrittenStudy(tmp_path / "small" / "journal.jsonl", study_spec(seeds=2, baselines=None))
+    study.replicate(study.trial(0.9, 1.5), 1)
+    study.writer.close()
+    search = Search(tmp_path, lambda record: RefineAgenda(record, 4))
+    # Tune is asked for no more than this.
+    most = search.run.remaining
+    assert most == 3
+    for _ in range(most):
+        search.finish(search.next(), 0.9, 1.5)
+    assert search.next() is None
+    assert len(search.record.trials["0000"].complete_runs) == 4
+
+
 @pytest.mark.parametrize(("name", "problem"), [("small", "no front yet"), ("none", "no study")])
 def test_a_study_without_a_front_is_not_refined(tmp_path, name, problem):
     with_seeds(tmp_path)

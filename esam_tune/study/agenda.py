@@ -163,8 +163,13 @@ class RefineAgenda:
 
     @property
     def most(self) -> int:
-        """The most runs that may still begin: every complete trial may come onto the front."""
-        return sum(max(0, self._lacking(trial)) for trial in self._record.complete)
+        """The most runs that may still begin: every trial that may come onto the front.
+
+        Those are the complete ones, and those that a run under way may make complete.
+        """
+        trials = self._record.trials.values()
+        may = (t for t in trials if t.state == "complete" or self._is_under_way(t))
+        return sum(max(0, self._lacking(trial)) for trial in may)
 
     @property
     def waits(self) -> bool:
@@ -178,6 +183,9 @@ class RefineAgenda:
                 self._under_way.add(f"{trial.trial_id}-s{len(trial.runs)}")
                 return NewSeed(trial=trial)
         return None
+
+    def _is_under_way(self, trial: TrialRecord) -> bool:
+        return any(run.run_id in self._under_way for run in trial.runs)
 
     def _candidates(self) -> Iterator[TrialRecord]:
         yield from self._record.front()
