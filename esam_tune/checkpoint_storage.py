@@ -292,8 +292,9 @@ def check_checkpoint_storage(where: str, field: str = OPTION) -> None:
     try:
         with token(where):
             pass
-    except (OSError, ValueError, ImportError) as error:
-        reason = " ".join(str(error).split())
+    # NotImplementedError: a file system that reads alone, such as that of http.
+    except (OSError, ValueError, ImportError, NotImplementedError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
             field,
             f"cannot write to {where!r} ({reason[:300]})",

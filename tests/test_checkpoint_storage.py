@@ -130,6 +130,7 @@ def test_a_place_is_tried_before_anything_starts(store, tmp_path):
     for uri, words in (
         (store.replace("bucket", "another"), "cannot write to 's3://another"),
         ("nowhere://x/y", "Protocol not known: nowhere"),
+        ("https://host.invalid/x", "cannot write to 'https://host.invalid/x' .NotImplemented"),
         ("s3://bucket/x?endpoint_overide=a", "endpoint_overide"),
     ):
         with pytest.raises(InputError, match=words):
