@@ -310,6 +310,17 @@ def test_the_rows_of_a_worker_set_how_many_are_selected():
     assert PredictedCost(spec, 2)(params) == pytest.approx(PredictedCost(spec, 1)(params) + 0.25)
 
 
+@pytest.mark.parametrize("gamma", [{"low": 0.5, "high": 1.0}, {"choices": [0.5, 0.96, 0.98, 1.0]}])
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_the_dearest_setting_leaves_out_one_of_a_workers_rows(workers, gamma):
+    spec = study_spec(search={"optimizer": "esam", "beta": 1.0, "gamma": gamma, "rho": 0.1})
+    predicted = PredictedCost(spec, workers)
+    shares = gamma.get("choices") or [share / 1000 for share in range(500, 1001)]
+    params = {"optimizer": "esam", "beta": 1.0, "selection": "exact"}
+    _, (most, _) = predicted.cheapest_and_dearest()
+    assert most == pytest.approx(max(predicted({**params, "gamma": each}) for each in shares))
+
+
 def test_the_ends_of_the_cost_are_found_over_optimizers_and_periods():
     spec = study_spec(
         search={

@@ -71,7 +71,7 @@ class PredictedCost:
 
     def cheapest_and_dearest(self) -> tuple[tuple[float, str], tuple[float, str]]:
         """The ends of the predicted cost over the search space, each with a setting that has it."""
-        corners = list(_corners(self._spec))
+        corners = list(_corners(self._spec, self._workers))
         described = [" ".join(f"{k}={v}" for k, v in corner.items()) for corner in corners]
         priced = list(zip(map(self, map(_completed, corners)), described, strict=True))
         return min(priced), max(priced)
@@ -132,8 +132,9 @@ def _excess(constraint: Constraint, predicted: float) -> float:
     return constraint.excess(predicted * slack)
 
 
-def _corners(spec: StudySpec) -> Iterator[dict[str, Value]]:
+def _corners(spec: StudySpec, workers: int) -> Iterator[dict[str, Value]]:
     """Settings at the ends of every priced dimension: the cost's extremes are among them."""
+    rows = _compared_rows(spec, workers)
     ends: dict[str, tuple[Value, ...]] = {}
     named = {key for condition in spec.conditions.values() for key in condition.when}
     for key, dimension in spec.ordered.items():
@@ -142,13 +143,13 @@ def _corners(spec: StudySpec) -> Iterator[dict[str, Value]]:
         # What a condition tells apart has ends of its own.
         told_apart = {v for c in spec.conditions.values() for v in c.when.get(key, ())}
         if isinstance(dimension, Choice):
-            ends[key] = _extremes(spec, key, dimension, told_apart)
+            ends[key] = _extremes(key, dimension, told_apart, rows)
         else:
             asked = {int(v) for v in told_apart}
             beside = {value + step for value in asked for step in (-1, 0, 1)}
             ends[key] = (*_ends(dimension), *filter(dimension.contains, sorted(beside)))
             if key == "gamma":
-                ends[key] += _just_below_one(spec, dimension)
+                ends[key] += _just_below_one(dimension, rows)
     corners = math.prod(map(len, ends.values()))
     if corners > _MOST_CORNERS:
         raise InputError(
@@ -162,28 +163,32 @@ def _corners(spec: StudySpec) -> Iterator[dict[str, Value]]:
 
 
 def _extremes(
-    spec: StudySpec, key: str, dimension: Choice, told_apart: set[Value]
+    key: str, dimension: Choice, told_apart: set[Value], rows: set[int]
 ) -> tuple[Value, ...]:
     """The choices at which cost may have its ends: it rises or falls with beta, gamma and every."""
     if key not in ("beta", "gamma", "every"):
         return dimension.choices
     ordered = sorted(map(float, dimension.choices))
     kept = {ordered[0], ordered[-1], *told_apart}
-    for size in _compared_sizes(spec) if key == "gamma" else ():
-        kept |= set([value for value in ordered if value * size < size - 0.5][-1:])
+    for count in rows if key == "gamma" else ():
+        kept |= set([value for value in ordered if value * count < count - 0.5][-1:])
     return tuple(value for value in dimension.choices if value in kept)
 
 
-def _just_below_one(spec: StudySpec, gamma: Range) -> tuple[float, ...]:
+def _just_below_one(gamma: Range, rows: set[int]) -> tuple[float, ...]:
     """The largest gammas that leave a row out: dearer than gamma = 1, which selects nothing."""
-    largest = {1 - 1 / size for size in _compared_sizes(spec)}
+    largest = {1 - 1 / count for count in rows}
     return tuple(value for value in largest if gamma.contains(value))
 
 
-def _compared_sizes(spec: StudySpec) -> set[int]:
-    """Batch sizes whose costs are compared: all of a few, of many the ends."""
+def _compared_rows(spec: StudySpec, workers: int) -> set[int]:
+    """A worker's rows of the batch sizes whose costs are compared: all of a few, of many the ends.
+
+    Each worker selects among its own rows.
+    """
     sizes = _sizes(spec)
-    return sizes if len(sizes) <= _COUNTED else {min(sizes), max(sizes)}
+    compared = sizes if len(sizes) <= _COUNTED else {min(sizes), max(sizes)}
+    return {max(1, size // workers) for size in compared}
 
 
 def _drawn(spec: StudySpec, random: Random) -> dict[str, Value]:
