@@ -269,6 +269,21 @@ def test_the_results_of_a_study_are_its_table_its_picture_and_its_pick(tmp_path)
     assert (len(rows), marked) == (4, {"0000", "0001", "0002"})
 
 
+def test_a_setting_that_more_seeds_have_taken_off_the_front_is_no_chosen_file(tmp_path):
+    study = WrittenStudy(
+        tmp_path / "small" / "journal.jsonl", study_spec(constraints={"val_accuracy": ">= 0.9"})
+    )
+    trial = study.trial(0.91, 1.5)
+    folder = study_folder(tmp_path, "small")
+    assert folder.chosen in write_results(folder, study.record(), all_plots=False)
+    run = study.replicate(trial, 1)
+    study.epoch(run, 2, val_accuracy=0.85, step_flops_ratio=1.5)
+    study.end(run)
+    study.writer.close()
+    assert folder.chosen not in write_results(folder, study.record(), all_plots=False)
+    assert not folder.chosen.exists()
+
+
 def test_a_study_without_a_complete_trial_has_a_table_alone(tmp_path):
     study_in(tmp_path, [(None, None, "failed")])
     folder = study_folder(tmp_path, "small")

@@ -88,7 +88,10 @@ def write_results(
     written[0].write_text(front_csv(record), encoding="utf-8")
     written += write_plots(folder, record, DEFAULT_RULE, all_of_them=all_plots)
     chosen = record.pick(DEFAULT_RULE)
-    if chosen is not None:
+    if chosen is None:
+        # Of an earlier process, before more seeds took the last setting off the front.
+        folder.chosen.unlink(missing_ok=True)
+    else:
         export_settings(record, chosen, folder.chosen)
         written.append(folder.chosen)
     return written
