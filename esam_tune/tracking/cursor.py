@@ -42,6 +42,19 @@ class Cursor:
         except (FileNotFoundError, ValueError, TypeError):
             return cls()
 
+    @classmethod
+    def following(cls, path: Path, journal: Path) -> "Cursor":
+        """Read the cursor of a journal; one that begins anew where the journal is another.
+
+        A power loss may take the journal's last epochs and leave the cursor, and an older copy may
+        have taken the journal's place: then no event ends where the cursor stands, and it would
+        pass over what is written there from now on.
+        """
+        cursor = cls.load(path)
+        if cursor.offset and not _event_ends_at(journal, cursor.offset):
+            cursor.forget()
+        return cursor
+
     def forget(self) -> None:
         """Start over: the server has none of it."""
         self.offset = self.viewed = 0
@@ -55,6 +68,12 @@ class Cursor:
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)
+
+
+def _event_ends_at(journal: Path, offset: int) -> bool:
+    with journal.open("rb") as file:
+        file.seek(offset - 1)
+        return file.read(1) == b"\n"
 
 
 def cursor_for(own: Path, own_uri: str, uri: str) -> Path:

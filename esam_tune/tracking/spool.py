@@ -58,7 +58,7 @@ class Tracker:
         cursor_path: Path,
         view: View,
     ) -> None:
-        self.cursor = Cursor.load(cursor_path)
+        self.cursor = Cursor.following(cursor_path, journal_path)
         self._uri = uri
         self._artifact_root = artifact_root
         self._journal_path = journal_path
@@ -160,7 +160,8 @@ class Tracker:
         if not (view_due or chance_due or audit or self._has_news()):
             return
         with turn(self._cursor_path):
-            mine, self.cursor = self.cursor, Cursor.load(self._cursor_path)
+            mine = self.cursor
+            self.cursor = Cursor.following(self._cursor_path, self._journal_path)
             # Another process may have shipped meanwhile, or the file may be lost.
             self._unsure |= audit or mine != self.cursor
             before = deepcopy(self.cursor)

@@ -68,6 +68,29 @@ def test_a_journal_cut_anywhere_gives_the_same_runs(study, data):
     assert double.deleted == set()
 
 
+@pytest.mark.parametrize("grown", [False, True], ids=["shorter", "longer again"])
+def test_a_journal_that_lost_its_end_to_a_power_loss_is_sent_all_the_same(tmp_path, grown):
+    double = MlflowDouble()
+    with serving(double) as uri:
+        study = ShippedStudy(tmp_path, uri)
+        trial = study.study.start(number=0)
+        kept = study.study.path.stat().st_size
+        for epoch in (1, 2, 3):
+            study.study.epoch(trial, epoch, val_accuracy=0.1 * epoch)
+        assert study.ship()
+        study.study.writer.close()
+        with study.study.path.open("r+b") as file:
+            file.truncate(kept)
+        study.study.writer = journal.Journal(study.study.path)
+        if grown:
+            study.study.end(trial, "failed", "its machine lost power" * 20)
+        study.study.trial(0.9, 1.4, number=1)
+        assert study.ship()
+        runs = double.snapshot()
+    assert {"0000", "0001"} <= runs.keys()
+    assert "0.9" in str(runs["0001"])
+
+
 class KilledAfter:
     """A client whose process dies at its nth request, before or after the server took it."""
 
