@@ -12,7 +12,7 @@ import pytest
 from study_events import WrittenStudy, study_spec
 
 from esam_tune.errors import InputError
-from esam_tune.study.folder import StudyFolder, check_storage, scratch_folder, study_folder
+from esam_tune.study.folder import StudyFolder, check_storage, study_folder
 
 HOST = socket.gethostname()
 HOLDER = """
@@ -176,16 +176,6 @@ def test_files_of_tune_go_where_the_study_was_started_with(tmp_path):
     assert entries(tmp_path / "shared") == ["another"]
     assert entries(folder.path) == ["journal.jsonl"]
     assert study.path.exists()
-
-
-def test_a_scratch_folder_goes_and_with_it_what_was_made_for_it(tmp_path):
-    (tmp_path / "kept").mkdir()
-    with scratch_folder(tmp_path / "kept" / "models" / ".run") as folder:
-        (folder / "file").write_text("text")
-    assert entries(tmp_path) == ["kept"]
-    with scratch_folder(tmp_path / "kept" / "models" / ".run") as folder:
-        (folder.parent / "result").mkdir()
-    assert entries(tmp_path) == ["kept", "kept/models", "kept/models/result"]
 
 
 @pytest.mark.parametrize("below", ["", "runs", "a/b/c"])

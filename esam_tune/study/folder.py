@@ -272,18 +272,6 @@ def reserved_folder(path: Path, field: str) -> Iterator[Path]:
         _remove_empty(made)
 
 
-@contextmanager
-def scratch_folder(path: Path) -> Iterator[Path]:
-    """A new folder for the time of the block; folders made above it go, too, if left empty."""
-    made = [folder for folder in path.parents if not folder.exists()]
-    path.mkdir(parents=True)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-        _remove_empty(made)
-
-
 def _remove_empty(folders: Iterable[Path]) -> None:
     """Remove folders, innermost first, that nothing was put into meanwhile."""
     for folder in folders:
