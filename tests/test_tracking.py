@@ -2,11 +2,13 @@
 
 import json
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
+from mlflow.server.security_utils import INVALID_HOST_MSG
 from study_events import WrittenStudy, study_spec
 
 from esam_tune import journal
@@ -335,14 +337,16 @@ def test_a_store_that_cannot_be_reached_is_refused(uri, problem):
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.fixture(params=[200, 401, 404, 500])
-def health(request):
-    """A server whose health check gives this status; its address and the status."""
+@contextmanager
+def answering(health, api=(599, "")):
+    """A server whose health check gives this status, and all else that status and text."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send_response(request.param if self.path == "/health" else 599)
+            status, text = (health, "") if self.path == "/health" else api
+            self.send_response(status)
             self.end_headers()
+            self.wfile.write(text.encode())
 
         def log_message(self, *arguments):
             pass
@@ -350,18 +354,32 @@ def health(request):
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", request.param
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
 
 
-def test_a_server_passes_when_it_is_healthy_or_asks_for_a_password(health):
-    address, status = health
-    if status in (200, 401):
+@pytest.mark.parametrize("status", [200, 401])
+def test_a_server_passes_when_it_is_healthy_or_asks_for_a_password(status):
+    with answering(status) as address:
         check_uri(address)
-        return
-    with pytest.raises(InputError, match="no tracking server answers"):
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_a_server_that_is_not_healthy_is_refused(status):
+    with (
+        answering(status) as address,
+        pytest.raises(InputError, match="no tracking server answers"),
+    ):
         check_uri(address)
+
+
+def test_a_server_that_was_not_told_its_name_is_refused():
+    """MLflow says that it is healthy to anyone, and nothing else to a name it does not know."""
+    with answering(200, (403, INVALID_HOST_MSG)) as address, pytest.raises(InputError) as caught:
+        check_uri(address)
+    assert "does not answer to the name '127.0.0.1'" in str(caught.value)
+    assert "--allowed-hosts" in str(caught.value)
 
 
 SECRET_URI = "http://me:hunter%2F2@127.0.0.1:9/"

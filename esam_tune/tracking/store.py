@@ -9,6 +9,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ _TAG_LENGTH = 5000
 _CONNECT_SECONDS = 3.0
 _TEXT_LENGTH = 200
 _UNREADABLE = "(a URI that cannot be read)"
+_WRONG_HOST = b"Invalid Host header"
 _SERVER_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
 
 
@@ -187,12 +189,29 @@ def _kind(uri: str) -> str:
 def _ask(uri: str) -> None:
     """Require that MLflow's health check answers; being asked for a password is an answer."""
     parts = urllib.parse.urlsplit(uri)
-    bare = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/health"
+    bare = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
     try:
-        urllib.request.urlopen(bare, timeout=_CONNECT_SECONDS).close()  # noqa: S310 - http(s) alone
+        _get(f"{bare}/health")
     except urllib.error.HTTPError as error:
         if error.code not in (401, 403):
             raise
+    # To that one MLflow answers under any name. What else it answers is not asked for here.
+    try:
+        _get(f"{bare}/api/2.0/mlflow/experiments/search?max_results=1")
+    except urllib.error.HTTPError as error:
+        with suppress(OSError, http.client.HTTPException):
+            if _WRONG_HOST in error.read(_TEXT_LENGTH):
+                raise InputError(
+                    "--tracking-uri",
+                    f"the MLflow server does not answer to the name {parts.hostname!r}",
+                    "start it with that name among its --allowed-hosts, or use one it knows",
+                ) from None
+    except (OSError, http.client.HTTPException):
+        pass
+
+
+def _get(address: str) -> None:
+    urllib.request.urlopen(address, timeout=_CONNECT_SECONDS).close()  # noqa: S310 - http(s) alone
 
 
 def _require_driver(uri: str) -> None:
