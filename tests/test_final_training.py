@@ -18,7 +18,7 @@ from image_files import write_images
 from study_events import WrittenStudy, study_spec
 from training_process import events, untimed
 
-from esam_tune import step_timer
+from esam_tune import journal, step_timer
 from esam_tune.config import trial_settings
 from esam_tune.errors import InputError, RunFailedError
 from esam_tune.final_training import (
@@ -31,7 +31,9 @@ from esam_tune.final_training import (
 )
 from esam_tune.final_training.plan import draw_up
 from esam_tune.final_training.publication import lineage
+from esam_tune.final_training.record import TrainingRecord
 from esam_tune.final_training.weights import weights_digest
+from esam_tune.journal import Journal
 from esam_tune.run_state import save_state
 from esam_tune.tracking.cursor import Cursor
 from esam_tune.tracking.live_training import LiveRun
@@ -184,6 +186,30 @@ def test_of_a_training_that_diverged_nothing_is_left(on_cluster, tmp_path):
     with pytest.raises(RunFailedError, match="epoch 1"):
         here(tmp_path, settings=broken)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_device_whose_memory_is_full_is_told_in_one_line_here_too(
+    tmp_path, monkeypatch, unpublished
+):
+    def refuse(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+
+    monkeypatch.setattr(execution, "run_here", refuse)
+    with pytest.raises(RunFailedError, match=r"^training failed: OutOfMemoryError: .*batch_size"):
+        here(tmp_path)
+
+
+@pytest.mark.parametrize("content", [{}, {"path": None, "metrics": 3}])
+def test_a_journal_with_what_no_training_writes_is_refused(tmp_path, content):
+    path = tmp_path / "journal.jsonl"
+    writer = Journal(path)
+    writer.append(journal.TRAINING, training_id="a")
+    writer.append(journal.TRAINING_END, **content)
+    writer.close()
+    with pytest.raises(
+        InputError, match=r"holds something that no training writes, before byte .*KeyError"
+    ):
+        TrainingRecord.read(path)
 
 
 def test_a_death_after_the_last_epoch_shows_the_test_accuracy_once(

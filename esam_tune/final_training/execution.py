@@ -11,6 +11,8 @@ from typing import Any
 
 from esam_tune.checkpoint_storage import OPTION, join, open_storage, remove
 from esam_tune.config import check_precision
+from esam_tune.errors import InputError, RunFailedError
+from esam_tune.failures import describe
 from esam_tune.final_training.plan import Plan, TrainOptions
 from esam_tune.final_training.recorder import KEPT, HopelessError, Recorder
 from esam_tune.metrics import EPOCH
@@ -81,6 +83,11 @@ def _train_here(request: RunRequest, plan: Plan, options: TrainOptions, recorder
         run_here(request, receive)
     except DivergedError as error:
         raise HopelessError(f"training failed: {error}") from None
+    except (InputError, RunFailedError, OSError):
+        raise
+    except Exception as error:
+        # As a worker on a cluster tells it: a device whose memory is full, for one.
+        raise RunFailedError(f"training failed: {describe(error)}") from error
 
 
 def _keep(source: str, folder: Path, epoch: int) -> Path:

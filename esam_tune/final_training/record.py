@@ -48,13 +48,20 @@ class TrainingRecord:
         """
         record: TrainingRecord | None = None
         try:
-            for event, _ in journal.read(path):
-                if record is None:
-                    if event["event"] != TRAINING:
-                        raise JournalError(path, "does not begin with a training")
-                    record = cls(event)
-                else:
-                    record.apply(event)
+            for event, end in journal.read(path):
+                try:
+                    if record is None:
+                        if event["event"] != TRAINING:
+                            raise JournalError(path, "does not begin with a training")
+                        record = cls(event)
+                    else:
+                        record.apply(event)
+                except (KeyError, TypeError) as error:
+                    raise JournalError(
+                        path,
+                        f"holds something that no training writes, before byte {end} "
+                        f"({type(error).__name__}: {error})",
+                    ) from error
             if record is None:
                 raise JournalError(path, "is empty")
         except JournalError as error:
