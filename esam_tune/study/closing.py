@@ -21,6 +21,8 @@ from esam_tune.study.trial_record import TrialRecord
 from esam_tune.tracking.store import local_uri
 
 _NAME, _MODULE = "esam-tune", "esam_tune.cli"
+# The cost of a step between SGD's, 1, and SAM's, 2.
+_BETWEEN = 1.4
 
 
 def print_result(
@@ -96,12 +98,12 @@ def _next_steps(
 def _bound_to_try(record: StudyRecord, chosen: TrialRecord) -> str:
     """A bound on the cost that leaves something to pick from.
 
-    Of a step's cost, which is told as a ratio, one between SGD's and SAM's; of any other the chosen
-    trial's own, with three digits and no less than it is.
+    Of a step's cost, which is told as a ratio, one between SGD's and SAM's, if anything of the
+    front keeps that; else the chosen trial's own, with three digits and no less than it is.
     """
     metric = record.spec.cost_metric
-    if metric in COST_METRICS:
-        return f"{metric}=1.4"
+    if metric in COST_METRICS and record.front(maximum={metric: _BETWEEN}):
+        return f"{metric}={_BETWEEN}"
     up = Context(prec=3, rounding=ROUND_CEILING)
     value = up.create_decimal(repr(float(chosen.values([metric])[0])))
     return f"{metric}={value.normalize(up):f}"
