@@ -287,6 +287,20 @@ STORAGE = _of(
         "test_patience.py",
     ),
     (
+        "a study's record waits for its storage",
+        "study/execution.py",
+        "writer = Journal(folder.journal, patience)",
+        "writer = Journal(folder.journal)",
+        "test_execution.py",
+    ),
+    (
+        "so does its sampler",
+        "study/execution.py",
+        "        patience=patience,\n",
+        "",
+        "test_execution.py",
+    ),
+    (
         "an event is written whole or not at all",
         "journal.py",
         "self._torn = line\n            with suppress(OSError):\n                os.ftruncate(",
