@@ -23,6 +23,7 @@ from esam_tune.worker_scaling import (
 Mode = Literal["strong", "weak"]
 
 SGD, SAM, CHOSEN = "sgd", "sam", "chosen"
+_OPTION = "--workers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,21 +132,21 @@ def design(
     return made
 
 
-def check_counts(counts: Sequence[int], option: str = "--workers") -> tuple[int, ...]:
+def check_counts(counts: Sequence[int]) -> tuple[int, ...]:
     """The worker counts in order.
 
     Raises:
         InputError: when one is there twice, or one worker or any other count is missing.
     """
     for count in counts:
-        COUNT.check(option, count)
+        COUNT.check(_OPTION, count)
     ordered = tuple(sorted(counts))
     shown = ",".join(map(str, counts))
     if len(set(ordered)) < len(ordered):
-        raise InputError(option, f"must hold each count once, got {shown}", "leave one out")
+        raise InputError(_OPTION, f"must hold each count once, got {shown}", "leave one out")
     if 1 not in ordered or len(ordered) < 2:
         raise InputError(
-            option,
+            _OPTION,
             f"must hold 1, which speed-up is measured against, and a larger count, got {shown}",
             "write something like 1,2,4",
         )

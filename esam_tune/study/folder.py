@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,14 +145,10 @@ class StudyFolder:
         return Cursor.load(self.cursor)
 
     @contextmanager
-    def lock(self, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Hold the study for this process; a lock that a dead process left is recovered.
 
         Where no study comes of it, nothing is left behind.
-
-        Args:
-            sleep: waits while it is found out whether a holder on another host still lives; may
-                raise.
 
         Raises:
             InputError: when another process holds it, or the folder cannot be written.
@@ -163,7 +158,7 @@ class StudyFolder:
         with ExitStack() as held:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                held.enter_context(lock.exclusive(file, sleep))
+                held.enter_context(lock.exclusive(file))
             except lock.Held as other:
                 raise InputError(
                     "--name",
