@@ -269,6 +269,15 @@ def test_the_results_of_a_study_are_its_table_its_picture_and_its_pick(tmp_path)
     assert (len(rows), marked) == (4, {"0000", "0001", "0002"})
 
 
+def test_each_epoch_has_its_accuracy_though_one_was_lost_or_told_again(tmp_path):
+    study = WrittenStudy(tmp_path / "small" / "journal.jsonl", study_spec())
+    trial = study.start()
+    for epoch, accuracy in ((1, 0.1), (3, 0.3), (4, 0.5), (4, 0.4)):
+        study.epoch(trial, epoch, val_accuracy=accuracy)
+    study.writer.close()
+    assert study.record().runs[trial].accuracies == [0.1, 0.3, 0.3, 0.4]
+
+
 def test_a_setting_that_more_seeds_have_taken_off_the_front_is_no_chosen_file(tmp_path):
     study = WrittenStudy(
         tmp_path / "small" / "journal.jsonl", study_spec(constraints={"val_accuracy": ">= 0.9"})

@@ -96,9 +96,11 @@ class StudyRecord:
         elif kind == journal.EPOCH:
             run = self.runs[event["trial_id"]]
             run.metrics, run.epochs = event["metrics"], int(event["metrics"]["epoch"])
-            # An epoch that is told again, after a checkpoint before it, takes its place.
+            # An epoch that is told again, after a checkpoint before it, takes its place; for one
+            # that was lost with a worker group's driver the next one stands in.
             reached = event["metrics"].get(self.spec.accuracy_metric)
-            run.accuracies[run.epochs - 1 :] = [reached]
+            del run.accuracies[run.epochs - 1 :]
+            run.accuracies += [reached] * (run.epochs - len(run.accuracies))
             run.workers = run.group
         elif kind == journal.WORKERS:
             self.runs[event["trial_id"]].group = event["setup"]["workers"]
