@@ -17,6 +17,7 @@ from process_samples import Mark, Sample, disk
 
 _NAME = "many"
 _POLL_SECONDS = 0.2
+_KEPT = ("ray", "torchinductor_")  # what temporary files begin with that Ray and torch keep
 _UNTRAINED = Path(__file__).with_name("untrained_sweep.py")
 
 
@@ -53,7 +54,7 @@ class Soak:
         ends: seconds since the epoch at which each trial ended, in their order.
         states: of the trials, to their count.
         left_processes: that outlived the driver.
-        left_files: temporary files and folders that did, Ray's session not counted.
+        left_files: temporary files and folders that did, but Ray's session and torch's cache.
         unsent: whether MLflow lacks something at the end.
     """
 
@@ -147,7 +148,7 @@ def soak(
         ends=tuple(ends),
         states=states,
         left_processes=len(mark.processes()),
-        left_files=sum(1 for path in scratch.iterdir() if path.name != "ray"),
+        left_files=sum(not path.name.startswith(_KEPT) for path in scratch.iterdir()),
         unsent=unsent,
     )
 
