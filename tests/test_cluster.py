@@ -4,9 +4,12 @@ import io
 import logging
 import os
 import signal
+import sys
 from types import SimpleNamespace
 
 import pytest
+import ray
+from ray._private import utils
 
 from esam_tune.errors import InputError, RunFailedError
 from esam_tune.study import cluster
@@ -78,6 +81,25 @@ def test_worker_groups_need_the_dashboard_of_a_cluster(
         return
     with cluster.connected(address, distributed=distributed) as nodes:
         assert nodes == []
+
+
+@pytest.mark.parametrize("address", [None, "auto"])
+def test_a_signal_while_ray_starts_is_not_rays(ray_starts, monkeypatch, address):
+    """Its own handler raises SystemExit in the middle of whatever the process does."""
+    received = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: received.append(number))
+    ray_starts("127.0.0.1:8265")
+    pretended, installs = ray.init, utils.set_sigterm_handler
+
+    def init(**options):
+        utils.set_sigterm_handler(lambda number, _frame: sys.exit(1))
+        signal.raise_signal(signal.SIGTERM)
+        return pretended(**options)
+
+    monkeypatch.setattr("ray.init", init)
+    with cluster.connected(address, distributed=False):
+        assert received == [signal.SIGTERM]
+    assert utils.set_sigterm_handler is installs
 
 
 @pytest.mark.parametrize("exported", [None, "http://127.0.0.1:1"])

@@ -126,6 +126,26 @@ def _own_dashboard() -> Iterator[int]:
             os.environ[_DASHBOARD] = before
 
 
+@contextmanager
+def _no_handler_of_rays() -> Iterator[None]:
+    """Leave SIGTERM to whom it was while Ray starts or connects.
+
+    Ray's own handler would wait until the node is drained and then raise SystemExit wherever the
+    process is: in a hook of fork, say, where it goes unnoticed and leaves a lock held for good.
+    """
+    from ray._private import utils
+
+    def keep(_handler: object) -> None:
+        pass
+
+    installs = utils.set_sigterm_handler
+    utils.set_sigterm_handler = keep
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = installs
+
+
 def _log_folder() -> Path:
     """Where the connected Ray keeps this node's logs."""
     import ray
@@ -254,7 +274,7 @@ def _connection(
     on_termination = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
-            with _own_dashboard() as port:
+            with _own_dashboard() as port, _no_handler_of_rays():
                 ray.init(
                     address="local",
                     num_cpus=local_cores(),
@@ -266,12 +286,13 @@ def _connection(
                 )
         else:
             named = {"RAY_ADDRESS": known} if distributed and known else {}
-            context = ray.init(
-                address=address,
-                runtime_env={"env_vars": named} if named else None,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with _no_handler_of_rays():
+                context = ray.init(
+                    address=address,
+                    runtime_env={"env_vars": named} if named else None,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
     # Ray raises a plain Exception for a node that did not start in time.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__

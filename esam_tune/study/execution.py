@@ -135,6 +135,7 @@ def carry_out(
                 progress.update()
                 leave_if_asked()
 
+            leave_if_asked()
             if run.remaining:
                 run_trials(
                     run,
