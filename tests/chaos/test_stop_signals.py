@@ -72,7 +72,9 @@ def test_a_signal_saves_exits_and_leaves_nothing(tmp_path, number, code, moment,
         ports = sweep.note_ports()
         began = time.monotonic()
         send(sweep, number)
-        assert sweep.end(120) == code, sweep.errors.read_text()[-2000:]
+        # With nothing to save yet the signal itself may end it, which a shell tells by that code.
+        allowed = {code, -number} if moment is before_ray else {code}
+        assert sweep.end(120) in allowed, sweep.errors.read_text()[-2000:]
         seconds = time.monotonic() - began
         left = sweep.left_behind()
         figures = {
