@@ -8,9 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from optuna.study._multi_objective import _fast_non_domination_rank
+from study_events import WrittenStudy, study_spec
 
+from esam_tune import journal
 from esam_tune.pareto_front import front
 from esam_tune.study.rungs import Objectives, Rungs, layers, rung_epochs
+from esam_tune.study.study_rungs import StudyRungs
 
 ACCURACY_AND_COST = Objectives(static=(False, True))
 
@@ -91,6 +94,61 @@ def test_layers_are_those_of_optuna(costs):
         Objectives(static=(False, False)).beats(costs, costs, np.arange(len(costs)) % 3 > 0)
     )
     assert (found == _fast_non_domination_rank(costs)).all()
+
+
+# One layer, by accuracy; the second and third are close neighbours.
+LAYER = np.array(
+    [[-0.9, math.log(2.0)], [-0.8, math.log(1.5)], [-0.79, math.log(1.49)], [-0.5, 0.0]]
+)
+
+
+def test_crowding_is_the_gap_between_neighbours_and_only_the_most_accurate_is_infinitely_far():
+    found = ACCURACY_AND_COST.crowding(LAYER)
+    assert found[0] == math.inf
+    # Accuracies span 0.4, costs a factor of 2. An end counts the gap on its one side twice.
+    assert found[1:] == pytest.approx(
+        [
+            (0.9 - 0.79) / 0.4 + math.log2(2.0 / 1.49),
+            (0.8 - 0.5) / 0.4 + math.log2(1.5 / 1.0),
+            2 * (0.79 - 0.5) / 0.4 + 2 * math.log2(1.49 / 1.0),
+        ]
+    )
+    both_learned = Objectives(static=(False, False)).crowding(LAYER)
+    assert np.isinf(both_learned).tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize("row", range(4))
+def test_equal_trials_are_not_apart_at_all(row):
+    found = ACCURACY_AND_COST.crowding(np.vstack([LAYER, LAYER[row]]))
+    assert (found == 0.0).tolist() == [index in (row, 4) for index in range(5)]
+    assert ACCURACY_AND_COST.crowding(LAYER[[row] * 3]).tolist() == [0.0] * 3
+
+
+@given(with_tables(), st.data())
+def test_crowding_depends_neither_on_order_nor_on_units(case, data):
+    objectives, costs = case
+    found = objectives.crowding(costs)
+    order = data.draw(st.permutations(range(len(costs))))
+    assert (objectives.crowding(costs[order]) == found[order]).all()
+    # Powers of two and whole numbers, so that no digit is lost.
+    units = [data.draw(st.sampled_from([0.25, 1.0, 8.0])) for _ in objectives.static]
+    zeros = [data.draw(st.sampled_from([-4.0, 0.0, 16.0])) for _ in objectives.static]
+    assert (objectives.crowding(costs * units + zeros) == found).all()
+    assert (found >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("last", "goes_on"),
+    [((-0.8, math.log(1.5)), False), ((-0.65, math.log(1.2)), True)],
+    ids=["beside another", "apart"],
+)
+def test_within_a_layer_whoever_is_apart_goes_on(last, goes_on):
+    """Three of four go on; nobody beats anybody, so nothing but the crowding tells them apart."""
+    rungs = Rungs([1], 1.5, ACCURACY_AND_COST)
+    for number, costs in enumerate(LAYER[[0, 2, 3]].tolist()):
+        rungs.report(str(number), 1, costs)
+    assert rungs.report("last", 1, last) == goes_on
+    assert rungs.stopped("last") == (None if goes_on else "stopped after epoch 1: rank 4 of 4")
 
 
 def ended(rungs, reports, epoch=1):
@@ -208,7 +266,33 @@ def test_being_cheapest_does_not_let_bad_learners_live():
     assert sum(kept["bad"] for kept in ours) == 0, ours
     assert all(kept["good"] >= 2 for kept in ours)
     # Domination alone lets those through that are cheapest so far, and their neighbours.
-    assert sum(kept["bad"] for kept in plain) >= 5, plain
+    assert all(kept["bad"] for kept in plain), plain
+
+
+def test_a_bad_learner_that_is_cheapest_by_far_breaks_a_constraint_and_goes_on(tmp_path):
+    """An accuracy below the bound at a rung says nothing of the end, so no constraint stops it."""
+    study = WrittenStudy(
+        tmp_path / "journal.jsonl",
+        study_spec(
+            training={"epochs": 9, "batch_size": 64, "lr": 0.05},
+            early_stopping={"kind": "pareto", "grace_epochs": 1, "eta": 3},
+            constraints={"val_accuracy": ">= 0.9"},
+            trials=9,
+        ),
+    )
+    trials = [study.start({"optimizer": "sgd"}, baseline=True), *(study.start() for _ in range(9))]
+    *others, slow, cheap = trials
+    for epoch in range(1, 10):
+        for trial_id, cost in zip(others, np.linspace(1.0, 2.0, len(others)), strict=True):
+            study.epoch(trial_id, epoch, val_accuracy=0.92 + cost / 50, step_flops_ratio=cost)
+        # One as cheap as nothing else that learns late, and one cheaper still that never does.
+        study.epoch(slow, epoch, val_accuracy=0.1 + 0.09 * epoch, step_flops_ratio=0.89)
+        study.epoch(cheap, epoch, val_accuracy=0.1, step_flops_ratio=0.8)
+    rungs = StudyRungs.rebuilt(study.record(), (event for event, _ in journal.read(study.path)))
+    for trial_id in (slow, cheap):
+        assert rungs.stopped(trial_id) is None
+        study.end(trial_id)
+    assert [trial.trial_id for trial in study.record().front()] == [slow]
 
 
 def test_without_baselines_others_of_about_the_price_bound_the_bad_learners():
