@@ -8,6 +8,9 @@ import socket
 from esam_tune.errors import InputError
 
 _MORE_MEMORY = "out of memory: use a smaller batch_size, precision bf16, or more workers a trial"
+# What Ray says, in the midst of advice on its settings, of a process that it killed for the others
+# on the node. The kernel's killer leaves no words: Ray then names it as one cause among others.
+_KILLED_FOR_MEMORY = "running low on memory"
 # Wrong input, a wrong call, a loss that is no number: the same from the same checkpoint. Whatever
 # else there is may pass: a storage or a network that was gone, a device that failed, a worker that
 # fails because another one did.
@@ -79,23 +82,42 @@ def describe(error: BaseException) -> str:
     """One line that says why a run failed, without the tracebacks that wrappers put into it."""
     cause = _innermost(error)
     text = str(cause)
-    said = described(text)
+    said = _gist(text)
     if not isinstance(cause, RunFailure) and said == _last_line(text):
         said = f"{type(cause).__name__}: {said or 'no message'}"
-    # A worker's reason comes by here again, in its group's error.
-    if _out_of_memory(cause) and _MORE_MEMORY not in said:
-        said += f"; {_MORE_MEMORY}"
-    return said
+    return _with_remedy(said) if _out_of_memory(cause) else said
 
 
-def described(text: str) -> str:
-    """What a traceback says at its end, that of a run's failure without its name; "" for none."""
+def described(text: str, longest: int | None = None) -> str:
+    """What a traceback says at its end, that of a run's failure without its name; "" for none.
+
+    Args:
+        text: of the traceback.
+        longest: characters of it that are given; a remedy is added behind them.
+    """
+    said = _gist(text)[:longest]
+    return _with_remedy(said) if _tells_of_memory(text) else said
+
+
+def _gist(text: str) -> str:
+    # A group's other workers end of the loss of this one, and say so behind it.
+    for line in text.splitlines():
+        before, found, _ = line.partition(_KILLED_FOR_MEMORY)
+        if found:
+            return (before + found).strip()
     name, _, reason = _last_line(text).partition(": ")
     return reason if name.endswith(RunFailure.__name__) else _last_line(text)
 
 
 def _last_line(text: str) -> str:
     return next((line for line in reversed(text.splitlines()) if line.strip()), "").strip()
+
+
+def _with_remedy(said: str) -> str:
+    # A worker's reason comes by here again, in its group's error.
+    if _MORE_MEMORY not in said:
+        said += f"; {_MORE_MEMORY}"
+    return said
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -114,5 +136,11 @@ def _out_of_memory(error: BaseException) -> bool:
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
+        or _tells_of_memory(str(error))
+    )
+
+
+def _tells_of_memory(text: str) -> bool:
+    return any(
+        words in text for words in ("MemoryError", "can't allocate memory", _KILLED_FOR_MEMORY)
     )

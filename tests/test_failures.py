@@ -48,9 +48,10 @@ def test_a_groups_error_is_described_by_its_workers():
 def test_a_traceback_that_is_text_alone_is_described_alike():
     text = "Failure # 1\n  File x\nesam_tune.failures.RunFailure: OSError: gone (node a)\n"
     assert described(text) == "OSError: gone (node a)"
-    assert described("a\n  ray.exceptions.OutOfMemoryError: x\n\n") == (
-        "ray.exceptions.OutOfMemoryError: x"
+    assert (
+        described("a\n  ray.exceptions.NodeDiedError: x\n\n") == "ray.exceptions.NodeDiedError: x"
     )
+    assert described("0123456789", longest=4) == "0123"
     assert described("one line") == "one line"
     assert described(" \n") == ""
 
@@ -70,6 +71,39 @@ def test_a_lack_of_memory_is_named_with_its_remedy_once(error):
     again = describe(RuntimeError(f"{said} (worker 0 on node a)"))
     assert again.count("use a smaller batch_size") == 1
     assert "memory" not in describe(RuntimeError("something else"))
+
+
+# As Ray ends the error of a process that its guard of a node's memory has killed.
+KILLED = (
+    "2 worker(s) were killed due to the node running low on memory. Memory on the node was 7.61GB "
+    "used / 8.00GB limit (0.95)\nRefer to the documentation on how to address it."
+)
+REMEDY = "out of memory: use a smaller batch_size, precision bf16, or more workers a trial"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        KILLED,
+        f"The actor died unexpectedly before finishing this task.\n\tpid: 12\n  {KILLED}\n",
+    ],
+    ids=["message", "actor"],
+)
+def test_a_process_killed_for_its_memory_is_told_from_one_that_is_lost(text):
+    killed = "2 worker(s) were killed due to the node running low on memory"
+    assert described(text) == f"{killed}; {REMEDY}"
+    assert described(text, longest=8) == f"2 worker; {REMEDY}"
+    # Beside a worker whose connection to it is gone.
+    other = "[Rank 1 Error Snippet]:\nRuntimeError: Connection closed by peer"
+    error = WorkerGroupError(f"[Rank 0 Error Snippet]:\n{text}\n{other}", {})
+    assert describe(error) == f"{killed}; {REMEDY}"
+
+
+@pytest.mark.parametrize("name", ["ray.exceptions.OutOfMemoryError", "torch.OutOfMemoryError"])
+def test_a_text_that_names_a_lack_of_memory_has_the_remedy_once(name):
+    assert described(f"  File x\n{name}: CUDA") == f"{name}: CUDA; {REMEDY}"
+    text = f"esam_tune.failures.RunFailure: OutOfMemoryError: CUDA; {REMEDY} (node a)"
+    assert described(text) == f"OutOfMemoryError: CUDA; {REMEDY} (node a)"
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,27 @@ def test_the_reason_of_a_failure_is_the_last_that_tune_has_kept(events, tmp_path
     assert events.recorder.reason(failed) == "the trial's process was lost"
 
 
+def test_a_trial_killed_for_its_memory_says_so_and_what_helps(events, tmp_path):
+    failed = events.trial("0000")
+    failed.error_file = str(tmp_path / "error.txt")
+    killed = (
+        "Failure # 1 (occurred at 2026-01-01)\nThe actor died unexpectedly\n"
+        "1 worker(s) were killed due to the node running low on memory. Memory on the node was "
+        "7.6GB used / 8.0GB limit (0.95)\nRefer to the documentation " + "x" * 2_000
+    )
+    (tmp_path / "error.txt").write_text(f"{killed}\n")
+    events.tell("error", failed)
+    ((_, reason),) = events.ended
+    assert reason.startswith(
+        "1 worker(s) were killed due to the node running low on memory; out of"
+    )
+    assert reason.endswith("use a smaller batch_size, precision bf16, or more workers a trial")
+    # An earlier attempt's end is not this one's.
+    later = "Failure # 2 (occurred at 2026-01-01)\nThe actor is dead\n"
+    (tmp_path / "error.txt").write_text(f"{killed}\n{later}")
+    assert events.recorder.reason(failed) == "The actor is dead"
+
+
 @pytest.fixture
 def told(monkeypatch):
     """What a one-worker trial tells Tune."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ from esam_tune.worker_group import run_in_group
 # The driver of a worker group pins a sliver of the head node; its workers ask for the real thing.
 _DRIVER_RESOURCES = {"node:__internal_head__": 0.001}
 
+# What Tune puts above each error of a trial.
+_HEADING = re.compile(r"^Failure # .*\n", re.MULTILINE)
 # Characters of a reason: of a dead process Ray tells all that may have killed it.
 _MOST_WORDS = 300
 
@@ -120,12 +123,13 @@ class _Listener(tune.Callback):
         """One line that says why Tune gave a trial up."""
         if trial.trial_id in self._hung:
             return f"hung: no epoch ended within {self._watch.limit:g} s"
-        # Tune keeps a trial's errors, the last one at the end, in a file of this machine.
+        # Tune keeps a trial's errors, one behind the other, in a file of this machine.
         try:
             text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
         except OSError:
             text = ""
-        return described(text)[:_MOST_WORDS] or "the trial's process was lost"
+        last = _HEADING.split(text)[-1]
+        return described(last, longest=_MOST_WORDS) or "the trial's process was lost"
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files out of Tune's own snapshots, which are never read."""
