@@ -6,6 +6,7 @@ import re
 import signal
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -19,6 +20,7 @@ from esam_tune.errors import RunFailedError
 from esam_tune.scaling.design import design
 from esam_tune.scaling.study import default_name
 from esam_tune.scaling.tables import print_study
+from esam_tune.tracking.store import connect
 
 NODES = [{"CPU": 4.0}]
 
@@ -95,6 +97,39 @@ def test_the_document_follows_its_schema_and_holds_the_truth(scale, cluster):
     assert [(cell.method, cell.workers) for cell in trainings] == [
         (method, workers) for workers in (1, 2, 4) for method in ("sgd", "sam", "chosen")
     ]
+
+
+def test_mlflow_has_a_run_of_the_study_and_under_it_one_of_each_point(scale):
+    code, printed = scale("--accuracy", "--json", "--name", "nested")
+    assert code == 0
+    document = json.loads(printed.out)
+    client = connect(document["tracking_uri"])
+    parent = client.get_run(document["parent_run_id"])
+    assert (parent.info.status, parent.info.run_name) == ("FINISHED", "nested")
+    kept = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    pictures = {Path(path).name for path in document["plots"]}
+    assert {"measured.png", "predicted_fitted.png"} <= pictures
+    assert kept == pictures | {"result.json", "samples.json"}
+    for method in ("sgd", "sam", "chosen"):
+        curve = client.get_metric_history(parent.info.run_id, f"{method}/speed_up")
+        assert [metric.step for metric in curve] == [1, 2, 4]
+
+    everything = client.search_runs([parent.info.experiment_id])
+    children = {run.info.run_id: run for run in everything if run.info.run_id != parent.info.run_id}
+    assert len(children) == 9
+    for method in document["methods"]:
+        for point in method["points"]:
+            child = children.pop(point["mlflow_run_id"])
+            assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+            assert child.info.status == "FINISHED"
+            assert child.data.params["optimizer"] == method["params"]["optimizer"]
+            assert child.data.params["workers"] == str(point["workers"])
+            assert child.data.params["effective.lr"] == str(point["scaled"]["effective.lr"])
+            assert child.data.metrics["val_accuracy"] == point["val_accuracy"]
+            for key in ("step_seconds", "images_per_second", "speed_up", "efficiency"):
+                assert child.data.metrics[key] == point[key]["value"]
+                assert child.data.metrics[f"{key}.low"] == point[key]["low"]
+    assert children == {}
 
 
 def test_what_is_printed(scale):
