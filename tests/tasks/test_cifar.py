@@ -134,6 +134,12 @@ def test_the_published_images_are_downloaded_and_shared_out(
     assert [len(splits[name]) for name in SPLITS] == [0.8 * total, 0.2 * total, count]
     rows = torch.cat([splits["train"].rows, splits["val"].rows])
     assert sorted(rows.tolist()) == list(range(total))
+    for name in SPLITS:
+        # Kept and moved as bytes: a batch at a time becomes numbers, on the device that trains.
+        assert splits[name].pixels.dtype == torch.uint8
+        moved = splits[name].to(torch.device("meta")).pixels
+        assert (moved.device.type, moved.dtype) == ("meta", torch.uint8)
+        assert moved.shape == (len(splits[name]), 3, 32, 32)
     for name in ("train", "val"):
         split = splits[name]
         assert np.array_equal(split.pixels[split.rows].numpy(), images[split.rows.numpy()])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from test_prepared import memory
 
 from esam_tune.config import TaskSettings, task_settings
 from esam_tune.errors import InputError
@@ -99,6 +100,70 @@ def test_a_character_is_moved_turned_and_scaled_as_asked():
     assert turned - 15.5 == pytest.approx(15.5 - place, abs=0.6)
 
 
+@pytest.mark.parametrize("slant", [-0.3, 0.0, 0.3])
+def test_a_character_leans_as_asked(slant):
+    pen = glyphs._Pen()
+    mark = pen.write(0, CLASSES.index("I"), np.array([0.9, 0.0, slant, 0.0, 0.0])).astype(float)
+    rows = np.flatnonzero(mark.sum(axis=1) > 0.5 * mark.sum(axis=1).max())
+    places = (mark[rows] * np.arange(32)).sum(axis=1) / mark[rows].sum(axis=1)
+    # Each row's middle lies as far to the right of the row below as the tangent says.
+    lean = -np.polyfit(rows, places, 1)[0]
+    assert lean == pytest.approx(np.tan(slant), abs=0.02)
+
+
+def test_what_lies_in_an_image_is_drawn_anew_for_each(monkeypatch):
+    shapes = []
+
+    class Noting(glyphs._Pen):
+        def write(self, font, label, shape):
+            shapes.append((font, *shape))
+            return super().write(font, label, shape)
+
+    monkeypatch.setattr(glyphs, "_Pen", Noting)
+    draw(glyphs._BLOCK, 5, "train")
+    # The characters themselves come first, then the pieces of others beside them.
+    fonts, scale, angle, slant, across, down = np.array(shapes[: glyphs._BLOCK]).T
+    assert set(fonts) == set(range(len(glyphs._FONTS)))
+    bounds = {
+        "scale": (scale, 0.7, 1.25),
+        "angle": (angle, -0.35, 0.35),
+        "slant": (slant, -0.3, 0.3),
+        "across": (across, -4.0, 4.0),
+        "down": (down, -4.0, 4.0),
+    }
+    for name, (values, low, high) in bounds.items():
+        # All of the range, evenly.
+        assert low <= values.min() < low + 0.05 * (high - low), name
+        assert high - 0.05 * (high - low) < values.max() <= high, name
+        assert values.mean() == pytest.approx((low + high) / 2, abs=0.1 * (high - low)), name
+        assert len(set(values)) == glyphs._BLOCK, name
+
+
+def test_without_a_character_there_are_a_varied_background_and_noise(monkeypatch):
+    def nothing(random, labels, *_, **__):
+        return np.zeros((len(labels), 32, 32), dtype=np.float32)
+
+    monkeypatch.setattr(glyphs, "_masks", nothing)
+    images, _ = draw(glyphs._BLOCK, 5, "train")
+    images = images.astype(float)
+    # Backgrounds: colours of their own, and within each blots and stripes.
+    colours = images.mean(axis=(2, 3))
+    assert colours.std(axis=0).min() > 20
+    assert np.abs(colours[:, 0] - colours[:, 1]).mean() > 20
+    # The mean of sixteen pixels keeps a quarter of the noise, 7 at the most.
+    blurred = images.reshape(-1, 3, 8, 4, 8, 4).mean(axis=(3, 5))
+    assert np.median(blurred.std(axis=(2, 3))) > 10
+    # Noise of a strength of its own: second differences across and down leave little of what
+    # varies slowly, and have 36 times the variance of what is independent from pixel to pixel.
+    second = np.diff(np.diff(images, 2, axis=3), 2, axis=2)
+    noise = np.sqrt(np.square(second).mean(axis=(1, 2, 3)) / 36)
+    assert noise.min() > 3
+    assert np.percentile(noise, 90) > 2 * np.percentile(noise, 10)
+    # And of each channel by itself.
+    residues = second.transpose(1, 0, 2, 3).reshape(3, -1)
+    assert np.abs(np.corrcoef(residues)[np.triu_indices(3, 1)]).max() < 0.2
+
+
 @pytest.mark.parametrize("library", ["pillow", "numpy", "matplotlib"])
 def test_another_version_of_what_draws_them_draws_anew(task, library, monkeypatch):
     glyphs.load_glyphs(task(), "train")
@@ -144,6 +209,21 @@ def test_a_set_is_drawn_once_and_kept_by_what_fixes_it(task, data, monkeypatch):
         load_split(task(split_seed=1), "train")
     with pytest.raises(pytest.fail.Exception, match="drawn again"):
         load_split(task(samples=2000), "train")
+
+
+def test_a_process_that_has_looked_at_every_image_has_no_copy_of_its_own(task, data):
+    train, val = load_split(task(), "train"), load_split(task(), "val")
+    assert (train.pixels.dtype, val.pixels.dtype) == (torch.uint8, torch.uint8)
+    for split in (train, val):
+        for images, _ in split.in_order(torch.arange(len(split))):
+            assert images.dtype == torch.float32
+    # Not moved either: the worker of a CPU trains on the very pages that all others map.
+    assert train.to(torch.device("cpu")) is train
+    (file,) = data.glob("prepared/glyphs-*-1000-seed0-*/train-images.npy")
+    usage = memory(file)
+    assert usage["inode"] == str(file.stat().st_ino)
+    assert usage["Rss"] >= 1000 * 3 * 32 * 32 // 1024
+    assert usage["Private_Dirty"] == 0
 
 
 def test_missing_fonts_are_refused(task, monkeypatch):
