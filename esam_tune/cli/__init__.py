@@ -10,14 +10,17 @@ import io
 import logging
 import os
 import select
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TextIO
 
 from esam_tune import __version__
 from esam_tune.cli import pareto, refine, report, scale, spaces, sweep, sync, train, ui
-from esam_tune.cli.arguments import DONE, FAILED, INTERRUPTED, WRONG_INPUT, Parser
+from esam_tune.cli.arguments import DONE, FAILED, INTERRUPTED, TERMINATED, WRONG_INPUT, Parser
 from esam_tune.errors import InputError, RunFailedError, one_line
+from esam_tune.study.ray_start import process_of_a_command
+from esam_tune.study.signals import Stopped
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A file's name need not be UTF-8, nor a terminal speak it.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = int(options.run(options))
+        with process_of_a_command():
+            code = int(options.run(options))
         # A full disk behind a redirection is noticed here, not while the interpreter ends.
         sys.stdout.flush()
     except InputError as error:
@@ -56,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunFailedError as error:
         _say(one_line(str(error)))
         return FAILED
+    except Stopped as stop:
+        _say(f"{stop.signal.name} ended it before anything had begun that could be kept")
+        return TERMINATED if stop.signal is signal.SIGTERM else INTERRUPTED
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:

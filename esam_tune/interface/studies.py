@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from esam_tune.errors import RunFailedError
 from esam_tune.interface.arguments import STORAGE, StrPath, storage_folder, text
-from esam_tune.interface.calls import named_arguments, pass_on, taking
+from esam_tune.interface.calls import interruptible, named_arguments, pass_on, taking
 from esam_tune.interface.requests import SweepRequest, refine_request, sweep_request
 from esam_tune.pareto_front import Rule
 from esam_tune.study.comparison import Comparison, Pick
@@ -29,6 +29,7 @@ _BOUNDS = ("pick", "max", "min")
 # What ended a study before its end.
 _SIGNALS = {"interrupted": signal.SIGINT, "terminated": signal.SIGTERM}
 _UNBOUNDED: Mapping[str, float] = MappingProxyType({})
+_BEGINNING = "the study before its first trial"
 
 
 class Study:
@@ -157,7 +158,8 @@ class Study:
                 storage=self._folder.storage,
                 console=console,
             )
-            result = refine(request.folder, request.seeds, request.options, request.console)
+            with interruptible(_BEGINNING):
+                result = refine(request.folder, request.seeds, request.options, request.console)
         return _ended(result)
 
     def report(self, out: StrPath | None = None) -> Path:
@@ -205,7 +207,9 @@ def sweep(request: SweepRequest) -> Study:
     """
     from esam_tune.study.sweep import sweep
 
-    return _ended(sweep(request.space, request.overrides, request.options, request.console))
+    with interruptible(_BEGINNING):
+        result = sweep(request.space, request.overrides, request.options, request.console)
+    return _ended(result)
 
 
 @taking(sweep_request)

@@ -7,12 +7,13 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from esam_tune.errors import InputError, RunFailedError
 from esam_tune.study.placement import Node
-from esam_tune.study.signals import handlers_put_back, in_main_thread
+from esam_tune.study.ray_start import ended_by_signals, no_handler_of_rays
+from esam_tune.study.signals import handlers_put_back
 
 _log = logging.getLogger(__name__)
 
@@ -126,26 +127,6 @@ def _own_dashboard() -> Iterator[int]:
             os.environ[_DASHBOARD] = before
 
 
-@contextmanager
-def _no_handler_of_rays() -> Iterator[None]:
-    """Leave SIGTERM to whom it was while Ray starts or connects.
-
-    Ray's own handler would wait until the node is drained and then raise SystemExit wherever the
-    process is: in a hook of fork, say, where it goes unnoticed and leaves a lock held for good.
-    """
-    from ray._private import utils
-
-    def keep(_handler: object) -> None:
-        pass
-
-    installs = utils.set_sigterm_handler
-    utils.set_sigterm_handler = keep
-    try:
-        yield
-    finally:
-        utils.set_sigterm_handler = installs
-
-
 def _log_folder() -> Path:
     """Where the connected Ray keeps this node's logs."""
     import ray
@@ -193,12 +174,25 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[list[Node]]
         InputError: when nothing answers at ``address``, or the cluster there cannot take worker
             groups; when this process is connected already.
     """
-    with (
-        handlers_put_back(signal.SIGTERM, signal.SIGUSR1),
-        _variables(address) as known,
-        _kept_to_this_machine() if address is None else nullcontext(),
-        _connection(address, known, distributed=distributed) as nodes,
-    ):
+    with ExitStack() as held:
+        # Tune puts one of its own in SIGUSR1's place.
+        held.enter_context(handlers_put_back(signal.SIGTERM, signal.SIGUSR1))
+        known = held.enter_context(_variables(address))
+        with ended_by_signals():
+            if address is None:
+                held.enter_context(_kept_to_this_machine())
+            import ray
+
+            if ray.is_initialized():
+                raise InputError(
+                    "--address",
+                    "this process is connected to Ray already",
+                    "call ray.shutdown() first; give the cluster's address to use that one",
+                )
+            held.callback(ray.shutdown)
+            _connect(address, known, distributed=distributed)
+            held.enter_context(_chatter_kept_to_its_log())
+            nodes = cluster_nodes()
         yield nodes
 
 
@@ -258,23 +252,13 @@ def _variables(address: str | None) -> Iterator[str | None]:
         os.environ.update(before)
 
 
-@contextmanager
-def _connection(
-    address: str | None, known: str | None, *, distributed: bool
-) -> Iterator[list[Node]]:
+def _connect(address: str | None, known: str | None, *, distributed: bool) -> None:
+    """Start a Ray of our own, or connect to the one at an address."""
     import ray
 
-    if ray.is_initialized():
-        raise InputError(
-            "--address",
-            "this process is connected to Ray already",
-            "call ray.shutdown() first; give the cluster's address to use that one",
-        )
-    # Ray puts a handler of its own in the place of one that saves or tidies up.
-    on_termination = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
-            with _own_dashboard() as port, _no_handler_of_rays():
+            with _own_dashboard() as port, no_handler_of_rays():
                 ray.init(
                     address="local",
                     num_cpus=local_cores(),
@@ -284,15 +268,15 @@ def _connection(
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                 )
-        else:
-            named = {"RAY_ADDRESS": known} if distributed and known else {}
-            with _no_handler_of_rays():
-                context = ray.init(
-                    address=address,
-                    runtime_env={"env_vars": named} if named else None,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
+            return
+        named = {"RAY_ADDRESS": known} if distributed and known else {}
+        with no_handler_of_rays():
+            context = ray.init(
+                address=address,
+                runtime_env={"env_vars": named} if named else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     # Ray raises a plain Exception for a node that did not start in time.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -308,17 +292,10 @@ def _connection(
             f"cannot connect to Ray at {address!r} ({reason})",
             "check the address, the token and that Ray's versions match",
         ) from None
-    try:
-        if callable(on_termination) and in_main_thread():
-            signal.signal(signal.SIGTERM, on_termination)
-        if address is not None and distributed and not context.dashboard_url:
-            raise InputError(
-                "--address",
-                f"the Ray cluster at {address!r} runs without its dashboard, without which Ray "
-                "never gives the workers of a stopped trial back",
-                "install ray[default] on its head and start it with --include-dashboard=true",
-            )
-        with _chatter_kept_to_its_log():
-            yield cluster_nodes()
-    finally:
-        ray.shutdown()
+    if distributed and not context.dashboard_url:
+        raise InputError(
+            "--address",
+            f"the Ray cluster at {address!r} runs without its dashboard, without which Ray "
+            "never gives the workers of a stopped trial back",
+            "install ray[default] on its head and start it with --include-dashboard=true",
+        )

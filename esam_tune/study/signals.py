@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-_WATCHED = (signal.SIGINT, signal.SIGTERM)
+WATCHED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(BaseException):
@@ -44,7 +44,7 @@ def raise_on_signals() -> Iterator[None]:
         if os.getpid() != owner:
             # A forked data loader, which its owner ends.
             os._exit(128 + number)
-        for name in _WATCHED:
+        for name in WATCHED:
             signal.signal(name, signal.SIG_DFL)
         received.append(signal.Signals(number))
         # The one exception that Ray's C++ waits let through.
@@ -61,20 +61,13 @@ def raise_on_signals() -> Iterator[None]:
 
 
 @contextmanager
-def stop_on_signals(
-    received: list[signal.Signals] | None = None,
-) -> Iterator[list[signal.Signals]]:
-    """Collect the first SIGINT or SIGTERM; a second one takes its default effect at once.
-
-    Args:
-        received: of an outer block, to go on collecting into it after something else, such as
-            Ray's start, has put handlers of its own in place.
-    """
-    received = [] if received is None else received
+def stop_on_signals() -> Iterator[list[signal.Signals]]:
+    """Collect the first SIGINT or SIGTERM; a second one takes its default effect at once."""
+    received: list[signal.Signals] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
         received.append(signal.Signals(number))
-        for name in _WATCHED:
+        for name in WATCHED:
             signal.signal(name, signal.SIG_DFL)
 
     with _handled_by(note):
@@ -84,9 +77,9 @@ def stop_on_signals(
 @contextmanager
 def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Have the signals handled for the time of the block, where this thread can say so."""
-    with handlers_put_back(*_WATCHED):
+    with handlers_put_back(*WATCHED):
         if in_main_thread():
-            for name in _WATCHED:
+            for name in WATCHED:
                 signal.signal(name, handler)
         yield
 
