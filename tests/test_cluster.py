@@ -1,4 +1,4 @@
-"""What a cluster holds, now and when its autoscaler has started what it may."""
+"""The cluster a study runs on: what it holds, and how Ray is started and connected to."""
 
 import io
 import logging
@@ -13,34 +13,22 @@ from ray._private import utils
 
 from esam_tune.errors import InputError, RunFailedError
 from esam_tune.study import cluster
-from esam_tune.study.placement import place
-
-HEAD = {"CPU": 4.0}
-GPU_NODE = {"CPU": 8.0, "GPU": 4.0}
-
-
-def test_without_an_autoscaler_the_nodes_are_those_that_run():
-    assert cluster._with_room_to_grow([HEAD, GPU_NODE], []) == [HEAD, GPU_NODE]
-
-
-def test_an_autoscalers_nodes_count_before_they_run():
-    nodes = cluster._with_room_to_grow([HEAD], [(HEAD, 1), (GPU_NODE, 3)])
-    assert nodes == [HEAD, GPU_NODE, GPU_NODE, GPU_NODE]
-    assert place(nodes, 4, None).max_concurrent == 3
-
-
-def test_nodes_joined_by_hand_count_beside_an_autoscalers_smaller_plan():
-    assert cluster._with_room_to_grow([GPU_NODE, GPU_NODE], [(GPU_NODE, 1)]) == [GPU_NODE] * 2
-
-
-def test_a_plan_without_a_limit_is_cut():
-    assert len(cluster._with_room_to_grow([HEAD], [(GPU_NODE, -1)])) == 1_000
 
 
 def test_this_machine_is_a_cluster_of_one_node():
     (node,) = cluster.local_nodes()
     assert node["CPU"] == cluster.local_cores()
     assert node["GPU"] >= 0
+
+
+def test_a_clusters_nodes_are_those_that_run(monkeypatch):
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 4.0}},
+        {"Alive": False, "Resources": {}},
+        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 4.0}},
+    ]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    assert cluster.cluster_nodes() == [{"CPU": 4.0}, {"CPU": 8.0, "GPU": 4.0}]
 
 
 @pytest.fixture
@@ -56,7 +44,6 @@ def ray_starts(monkeypatch, tmp_path):
         monkeypatch.setattr("ray.init", init)
         monkeypatch.setattr("ray.shutdown", lambda: None)
         monkeypatch.setattr("ray.nodes", list)
-        monkeypatch.setattr(cluster, "_node_groups", list)
         monkeypatch.setattr(cluster, "_log_folder", lambda: tmp_path)
 
     before = signal.getsignal(signal.SIGTERM)

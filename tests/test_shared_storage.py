@@ -1,12 +1,11 @@
 """Whether all nodes see the checkpoints: what is asked of them and what is said if they do not."""
 
-import logging
 from pathlib import Path
 
 import pytest
 
 from esam_tune.errors import InputError
-from esam_tune.study import cluster, peers, shared_storage
+from esam_tune.study import peers, shared_storage
 from esam_tune.study.peers import Peer, Silent
 from esam_tune.study.shared_storage import check_all_nodes_see, exchange_tokens
 
@@ -102,22 +101,8 @@ def test_a_store_that_a_node_cannot_reach():
         check_all_nodes_see("memory://h/x", "--checkpoint-storage", ask=looking("", blind)[0])
 
 
-@pytest.mark.parametrize(
-    ("where", "groups", "warned"),
-    [
-        ("folder", [({"CPU": 4.0}, 2)], True),
-        ("folder", [], False),
-        ("s3://bucket/x", [({"CPU": 4.0}, 2)], False),
-    ],
-)
-def test_a_single_node_is_asked_nothing_but_may_not_stay_alone(
-    tmp_path, monkeypatch, caplog, where, groups, warned
-):
+def test_a_single_node_is_asked_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(peers, "peers", list)
-    monkeypatch.setattr(cluster, "_node_groups", lambda: groups)
     ask, asked = looking("", blind)
-    with caplog.at_level(logging.WARNING):
-        check_all_nodes_see(where if "://" in where else str(tmp_path), "--storage", ask=ask)
+    check_all_nodes_see(str(tmp_path), "--storage", ask=ask)
     assert asked == []
-    said = [r.getMessage() for r in caplog.records if r.name == shared_storage.__name__]
-    assert [("autoscaler adds must see it" in line) for line in said] == [True] * warned

@@ -18,7 +18,6 @@ from esam_tune.study.signals import handlers_put_back
 _log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 3.0
-_MOST_NODES = 1_000
 _DASHBOARD = "RAY_API_SERVER_ADDRESS"
 _RAY_S = ("RAY_", "TUNE_")  # beginnings of its environment variables
 
@@ -63,46 +62,13 @@ def local_nodes() -> list[Node]:
 
 
 def cluster_nodes() -> list[Node]:
-    """Resources of each node of the connected cluster, those its autoscaler may add included."""
+    """Resources of each node of the connected cluster that runs now.
+
+    Those that an autoscaler may add are not among them: Ray 2.60's tells nobody which these are.
+    """
     import ray
 
-    alive: list[Node] = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    return _with_room_to_grow(alive, _node_groups())
-
-
-def _node_groups() -> list[tuple[Node, int]]:
-    """Resources and greatest count of each kind of node that the cluster's autoscaler starts.
-
-    Ray tells of them by an interface of its own only; without an autoscaler there are none.
-    """
-    from ray._private.state import state
-
-    try:
-        config = state.get_cluster_config()
-    except Exception:  # noqa: BLE001 - what the cluster has now is known all the same
-        _log.debug("the autoscaler's configuration cannot be read", exc_info=True)
-        return []
-    if config is None:
-        return []
-    return [(dict(group.resources), int(group.max_count)) for group in config.node_group_configs]
-
-
-def grows() -> bool:
-    """Whether the connected cluster has an autoscaler that may add nodes."""
-    return any(count != 0 for _, count in _node_groups())
-
-
-def _with_room_to_grow(alive: list[Node], groups: list[tuple[Node, int]]) -> list[Node]:
-    """The nodes there are, or those the autoscaler may have started, where these are more."""
-    grown: list[Node] = []
-    for resources, count in groups:
-        # -1 is no limit; more nodes than this would only lengthen the sum.
-        grown += [resources] * (_MOST_NODES if count < 0 else min(count, _MOST_NODES))
-
-    def size(nodes: list[Node]) -> tuple[float, float]:
-        return sum(n.get("GPU", 0) for n in nodes), sum(n.get("CPU", 0) for n in nodes)
-
-    return max(alive, grown, key=size)
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
 @contextmanager
@@ -168,7 +134,7 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[list[Node]]
             a stopped group's resources back.
 
     Yields:
-        The resources of each node, those its autoscaler may add included.
+        The resources of each node that runs now.
 
     Raises:
         InputError: when nothing answers at ``address``, or the cluster there cannot take worker

@@ -7,8 +7,6 @@ node it goes on at, so a folder on the driver's own disk would lose every trial 
 
 from __future__ import annotations
 
-import logging
-
 from esam_tune.checkpoint_storage import (
     OPTION,
     check_checkpoint_storage,
@@ -19,10 +17,8 @@ from esam_tune.checkpoint_storage import (
     write_token,
 )
 from esam_tune.errors import InputError
-from esam_tune.study import cluster, peers
+from esam_tune.study import peers
 from esam_tune.study.peers import Ask, Silent
-
-_log = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 120.0
 
@@ -32,6 +28,8 @@ Answer = tuple[str | None, tuple[str, str] | str]
 
 def check_all_nodes_see(where: str, field: str, *, ask: Ask = peers.ask) -> None:
     """Require that what one node writes to a place is to be read on the others.
+
+    Nodes that join later are not asked.
 
     Args:
         where: folder or URI, for checkpoints.
@@ -43,13 +41,6 @@ def check_all_nodes_see(where: str, field: str, *, ask: Ask = peers.ask) -> None
     """
     others = peers.peers()
     if not others:
-        if not is_remote(where) and cluster.grows():
-            _log.warning(
-                "checkpoints go to the folder %s: nodes that the autoscaler adds must see it, too, "
-                "or their trials fail; %s takes a shared folder or a URI",
-                where,
-                OPTION,
-            )
         return
     check_checkpoint_storage(where, field)
     with token(where) as (path, content):
