@@ -2,7 +2,9 @@
 
 import io
 import math
+import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -94,6 +96,34 @@ def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(params):
     assert [m["epoch"] for m in rest.metrics] == [2]
     assert cut.exact() + rest.exact() == reports.exact()
     assert_same_weights(resumed.state_dict(), model.state_dict())
+
+
+def test_a_resumed_run_draws_what_the_undisturbed_one_would_have_drawn(monkeypatch):
+    # The networks and optimizers that we ship leave the process' own streams alone after the
+    # start; dropout in a network of one's own would not.
+    drawn = []
+
+    def draw(*arguments):
+        drawn.append((torch.rand(1).item(), np.random.random(), random.random()))
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(training, "evaluate", draw)
+    run = settings("sgd", epochs=3)
+    reports, _ = trained(run)
+    undisturbed = drawn.copy()
+    drawn.clear()
+    trained(run, resume=reports.states[0])
+    assert drawn == undisturbed[1:]
+    assert all(len(set(stream)) == 3 for stream in zip(*undisturbed, strict=True))
+
+
+def test_a_resumed_run_keeps_to_its_schedule():
+    # The first epoch after a checkpoint has the rate that the optimizer kept, and would be the same
+    # without the schedule's own state.
+    run = settings("sgd", epochs=3)
+    reports, _ = trained(run)
+    rest, _ = trained(run, resume=reports.states[0])
+    assert rest.exact() == reports.exact()[1:]
 
 
 def test_a_run_resumed_after_its_last_epoch_reports_nothing_more():

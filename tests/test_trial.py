@@ -8,7 +8,7 @@ import torch
 from object_store import object_store
 from pyarrow.fs import copy_files
 
-from esam_tune import step_timer, trial
+from esam_tune import step_timer, training, trial, worker
 from esam_tune.checkpoint_storage import join, open_storage
 from esam_tune.resumption import Resumption
 from esam_tune.run_state import load_state, load_weights, state_file
@@ -152,6 +152,25 @@ def test_workers_that_found_different_checkpoints_do_not_train_together():
     for state in ({"epoch": 3}, {"epoch": 5}, None):
         with pytest.raises(RuntimeError, match="checkpoints of different epochs"):
             trial._agree(here, Resumption(state=state, refused=()))
+
+
+def test_workers_compare_what_they_found_before_they_train(monkeypatch):
+    class BesideOneAhead(Worker):
+        """One of two that begins anew, beside one that found epoch 1."""
+
+        def sum(self, values):
+            return values + torch.tensor([1, 1])
+
+    monkeypatch.setattr(worker, "Worker", BesideOneAhead)
+    monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("they train"))
+    with pytest.raises(RuntimeError, match="different epochs, this one epoch 0"):
+        run_worker(
+            request_for(workers=2),
+            lambda metrics, folder: None,
+            None,
+            rank=0,
+            device=torch.device("cpu"),
+        )
 
 
 def test_a_final_run_keeps_its_last_state_and_reads_the_test_split(tmp_path):
