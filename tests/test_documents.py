@@ -45,3 +45,12 @@ def test_a_documents_commands_have_verbs_and_options_that_exist(path):
         options = [a.partition("=")[0] for a in arguments if re.match(r"--?[a-z]", a)]
         wrong += [command for option in options if known and option not in known]
     assert wrong == []
+
+
+@pytest.mark.parametrize("name", ["SECURITY.md", "docs/reliability.md"])
+def test_the_files_that_a_document_points_to_are_there(name):
+    # A test stands there as in the tests' folder, or with it.
+    named = re.findall(r"[\w/]+\.py\b", (REPOSITORY / name).read_text(encoding="utf-8"))
+    assert named
+    folders = [REPOSITORY, REPOSITORY / "tests"]
+    assert [n for n in named if not any((folder / n).is_file() for folder in folders)] == []
