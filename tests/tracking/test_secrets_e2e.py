@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, command_line, environment, write_space
 from mlflow_double import MlflowDouble, serving
+from training_process import write_settings
 
+from esam_tune import step_timer
 from esam_tune.cli import main
 
 VARIABLES = {
@@ -74,6 +76,41 @@ def test_no_secret_is_printed_stored_or_sent(tmp_path, capsys, monkeypatch):
     # The search finds what is there.
     (tmp_path / "planted").write_text(f"token={VARIABLES['GITHUB_TOKEN']}")
     assert holding(tmp_path) == [tmp_path / "planted"]
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.parametrize("tracked", ["on a server", "in the storage"])
+def test_no_secret_is_in_what_a_training_leaves(tmp_path, capfd, caplog, monkeypatch, tracked):
+    monkeypatch.setattr(step_timer, "_PAIRS", 2)
+    settings = write_settings(
+        tmp_path / "settings.yaml", training={"epochs": 1, "batch_size": 256, "lr": 0.05}
+    )
+    storage, double = tmp_path / "runs", MlflowDouble(login=LOGIN)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    with serving(double) as uri:
+        if tracked == "on a server":
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        options = ["--storage", str(storage), "--name", "chosen", "--register", "chosen", "--json"]
+        code = main(["train", str(settings), *options])
+    printed = capfd.readouterr()
+    assert "SECRET-" not in printed.out + printed.err + caplog.text
+    document = json.loads(printed.out)
+    if tracked == "on a server":
+        # It keeps runs and no models, so that what is said of those it does not take is read too.
+        assert code == 1
+        assert "MLflow did not take the model" in caplog.text
+        assert len(double.snapshot()) == 1
+        assert "SECRET-" not in json.dumps(double.snapshot())
+        assert list(double.artifacts.values())
+        assert not any(b"SECRET-" in content for content in double.artifacts.values())
+    else:
+        assert code == 0
+        assert document["registered"] == {"name": "chosen", "version": 1}
+        assert list(storage.rglob("model.pt2"))
+    assert holding(tmp_path) == []
 
 
 @pytest.mark.parametrize(
