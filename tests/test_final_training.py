@@ -30,12 +30,13 @@ from esam_tune.final_training import (
     weights,
 )
 from esam_tune.final_training.plan import draw_up
-from esam_tune.final_training.publication import lineage
+from esam_tune.final_training.publication import lineage, training_start
 from esam_tune.final_training.record import TrainingRecord
 from esam_tune.final_training.weights import weights_digest
 from esam_tune.journal import Journal
 from esam_tune.run_state import save_state
 from esam_tune.tracking.cursor import Cursor
+from esam_tune.tracking.final import open_run
 from esam_tune.tracking.live_training import LiveRun
 from esam_tune.tracking.store import connect, local_uri
 from esam_tune.trial import CHECKPOINT_PATH, FAILURE
@@ -70,7 +71,7 @@ def on_cluster(monkeypatch, tmp_path, unpublished):
 
     @contextmanager
     def connected(address, *, distributed):
-        yield [{"CPU": 2.0}]
+        yield [{"CPU": 4.0}]
 
     class Kept:
         @contextmanager
@@ -80,7 +81,7 @@ def on_cluster(monkeypatch, tmp_path, unpublished):
             save_state(folder, 0, 1, {"epoch": 3, "model": {"w": torch.ones(1)}})
             yield str(folder)
 
-    def train(reports, on_epoch=lambda metrics: None, **options):
+    def train(reports, on_epoch=lambda metrics: None, settings=SETTINGS, **options):
         def run_single(request, where, receive):
             requests.append(request)
             for report in reports:
@@ -90,7 +91,7 @@ def on_cluster(monkeypatch, tmp_path, unpublished):
         monkeypatch.setattr("esam_tune.study.runner.run_single", run_single)
         options = {"storage": tmp_path / "runs", "name": "m", "workers": 2} | options
         asked = TrainOptions(address="auto", **options)
-        return train_chosen(trial_settings(SETTINGS), asked, on_epoch)
+        return train_chosen(trial_settings(settings), asked, on_epoch)
 
     monkeypatch.setattr("esam_tune.study.cluster.connected", connected)
     monkeypatch.setattr(execution, "check_all_nodes_see", lambda where, field: None)
@@ -104,6 +105,11 @@ def epochs(*numbers):
         {"epoch": n, "val_accuracy": n / 10, **({"test_accuracy": 0.5} if n == 3 else {})}
         for n in numbers
     ]
+
+
+def texts(values):
+    """Values as MLflow keeps parameters."""
+    return {key: str(value) for key, value in values.items()}
 
 
 def checkpoint(folder):
@@ -131,6 +137,47 @@ def test_a_group_that_goes_on_from_a_checkpoint_repeats_no_epoch(on_cluster, tmp
     (request,) = on_cluster.requests
     assert math.isfinite(request.checkpoint_seconds)
     assert request.resume_from == ()
+
+
+@pytest.mark.parametrize(
+    ("rule", "effective"),
+    [
+        (WorkerRule(), {"batch_size": 256, "rows_per_worker": 64, "lr": 0.05}),
+        (
+            WorkerRule(batch="per-worker"),
+            {"batch_size": 512, "rows_per_worker": 128, "lr": 0.1},
+        ),
+    ],
+    ids=["the global batch stays", "the rows of a worker stay"],
+)
+def test_what_the_worker_count_makes_of_a_setting_is_told_beside_what_it_was(
+    on_cluster, tmp_path, monkeypatch, empty_store, rule, effective
+):
+    told = []
+    monkeypatch.setattr(
+        run,
+        "publish",
+        lambda plan, record, *_: told.append(training_start(plan, record)) or NOTHING,
+    )
+    found = {"params": {"optimizer": "sam", "rho": 0.1}, "origin": {"workers": 2}}
+    document = on_cluster(epochs(1, 2, 3), settings=SETTINGS | found, workers=4, rule=rule)
+    before = {"workers": 2, "batch_size": 256, "rows_per_worker": 128, "lr": 0.05, "rho": 0.1}
+    after = {"workers": 4, "rho": 0.1} | effective
+    assert document["scaling"]["reference"] == before
+    assert document["scaling"]["effective"] == after
+    assert document["scaling"]["batch_rule"] == rule.batch
+    # The latter is what the workers are asked to train.
+    (request,) = on_cluster.requests
+    assert request.settings["training"]["batch_size"] == effective["batch_size"]
+    assert request.settings["training"]["lr"] == effective["lr"]
+
+    (tmp_path / "mlflow.db").write_bytes(empty_store)
+    client = connect(local_uri(tmp_path))
+    logged = open_run(client, tmp_path / "artifacts", told[0]).info.run_id
+    params = client.get_run(logged).data.params
+    assert {key: params[f"reference.{key}"] for key in before} == texts(before)
+    assert {key: params[f"effective.{key}"] for key in after} == texts(after)
+    assert (params["batch_rule"], params["lr_rule"]) == (rule.batch, rule.lr)
 
 
 def test_a_training_that_lost_its_cluster_goes_on_from_its_last_checkpoints(on_cluster, tmp_path):
