@@ -76,6 +76,37 @@ def result_of(folder, outcome="interrupted"):
     return SweepResult(outcome=outcome, document={}, record=folder.record(), folder=folder)
 
 
+@pytest.mark.parametrize(
+    ("outcome", "code"), [("done", 0), ("failed", 1), ("interrupted", 130), ("terminated", 143)]
+)
+def test_the_exit_code_says_what_came_of_it(here, monkeypatch, outcome, code):
+    folder = study_folder(here / "runs", "small")
+    write_study(folder, study_spec())
+    monkeypatch.setattr("esam_tune.study.sweep.sweep", lambda *_: result_of(folder, outcome))
+    monkeypatch.setattr("esam_tune.study.sweep.refine", lambda *_: result_of(folder, outcome))
+    assert main(["sweep", "my space.yaml"]) == code
+    assert main(["refine", "small", "--seeds", "2"]) == code
+
+
+def test_each_trial_that_failed_is_printed_with_its_reason(here, capsys):
+    folder = study_folder(here / "runs", "small")
+    study = WrittenStudy(folder.journal, study_spec(), tracking_uri=None)
+    study.trial(0.9, 1.5)
+    pruned = study.start(label="behind")
+    study.end(pruned, "pruned", "behind at epoch 1")
+    # Neither a label nor a reason is markup or the code of a face, nor cut to the terminal's width.
+    failed = study.start(label="[bold]ESAM")
+    study.epoch(failed, 1, val_accuracy=0.5, step_flops_ratio=1.5)
+    reason = f"OSError: {'no space left ' * 9}[red]:smile: (node a)"
+    study.end(failed, "failed", reason)
+    study.writer.close()
+    print_result(result_of(folder, "done"), Console(width=60), "sweep x")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("failed: ")] == [
+        f"failed: {failed} [bold]ESAM: {reason}"
+    ]
+
+
 def said(capsys):
     """The last lines by what they are about."""
     lines = capsys.readouterr().out.splitlines()

@@ -41,7 +41,7 @@ def print_result(
     for trial in record.finished:
         if trial.state == "failed":
             line = f"failed: {trial.trial_id} {trial.label}: {trial.reason}"
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line, markup=False, emoji=False, soft_wrap=True)
     chosen = record.pick(DEFAULT_RULE)
     if chosen is not None:
         kept = f" under {_constraints(record)}" if record.spec.constraints else ""
