@@ -1,5 +1,6 @@
 """What Tune's part hands on when the study's own part raises, without a cluster."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -32,13 +33,17 @@ def tuner(monkeypatch):
 
     def make(happens):
         class Tuner:
+            configured = None
+
             def __init__(self, trainable, *, run_config, **_):
+                Tuner.configured = run_config
                 (self.callback,) = run_config.callbacks
 
             def fit(self):
                 controller_of(lambda _trial, *_: happens(self.callback))("actor")
 
         monkeypatch.setattr(runner.tune, "Tuner", Tuner)
+        return Tuner
 
     return make
 
@@ -60,6 +65,19 @@ def test_what_takes_a_single_runs_reports_ends_it_with_its_own_error(tuner, tmp_
     tuner(lambda callback: callback.on_trial_result(0, [], TRIAL, {FAILURE: "diverged"}))
     with pytest.raises(RunFailedError, match=r"^diverged$"):
         run_single(request(tmp_path), tmp_path / "tune", receive)
+
+
+def test_tune_keeps_two_checkpoints_and_tries_a_trial_again_as_often_as_asked(tuner, tmp_path):
+    def nothing(_):
+        pass
+
+    stub = tuner(nothing)
+    asked = replace(request(tmp_path), max_failures=7)
+    study = SimpleNamespace(request=asked, remaining=1, waits=False)
+    run_trials(study, tmp_path / "tune", max_concurrent=1, on_step=lambda: None)
+    # The one before is there while the newest is written, and where that proves to be torn.
+    assert stub.configured.checkpoint_config.num_to_keep == 2
+    assert stub.configured.failure_config.max_failures == 7
 
 
 @pytest.mark.parametrize(
