@@ -1,5 +1,6 @@
 """A study's folder: its lock, its names, and checks that leave nothing behind."""
 
+import errno
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from study_events import WrittenStudy, study_spec
@@ -199,6 +201,35 @@ def test_a_storage_that_cannot_be_written_is_refused_and_cleaned_up(tmp_path, be
     assert caught.value.field == "--storage"
     assert f"cannot write to {str(tmp_path / below)!r} (" in caught.value.problem
     assert entries(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(("free", "refused"), [(0, True), (7, True), (8, False), (9, False)])
+def test_a_storage_without_room_for_a_study_is_refused(tmp_path, monkeypatch, free, refused):
+    usage = SimpleNamespace(free=(free << 20) + 1)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    if not refused:
+        check_storage(tmp_path / "runs")
+        return
+    with pytest.raises(InputError) as caught:
+        check_storage(tmp_path / "runs")
+    assert caught.value.field == "--storage"
+    place = str(tmp_path / "runs")
+    assert caught.value.problem == f"must have 8 MiB free, and {place!r} has {free}"
+    assert entries(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.ESTALE])
+def test_a_storage_that_takes_no_file_is_refused(tmp_path, monkeypatch, code):
+    def refuse(**_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(InputError) as caught:
+        check_storage(tmp_path / "runs")
+    place = str(tmp_path / "runs")
+    assert caught.value.field == "--storage"
+    assert caught.value.problem == f"cannot write to {place!r} ({os.strerror(code)})"
+    assert entries(tmp_path) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

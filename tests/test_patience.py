@@ -18,23 +18,26 @@ def quick(monkeypatch):
 class Disk:
     """Refuses so many writes, then takes them."""
 
-    def __init__(self, refusals):
+    def __init__(self, refusals, code=errno.ENOSPC):
         self.refusals = refusals
+        self.code = code
         self.attempts = 0
 
     def write(self):
         self.attempts += 1
         if self.attempts <= self.refusals:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(self.code, os.strerror(self.code))
 
 
-def test_a_full_disk_is_waited_for_and_named_once(caplog):
-    disk, waits = Disk(5), []
+# Full, made read-only, failing, or a share of another machine that was gone.
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.ESTALE])
+def test_a_disk_in_trouble_is_waited_for_and_named_once(caplog, code):
+    disk, waits = Disk(5, code), []
     StoragePatience("/data/runs", lambda: waits.append(1))(disk.write)
     assert disk.attempts == 6
     assert len(waits) == 5
     problem, over = caplog.messages
-    assert problem.startswith("cannot write to /data/runs (No space left on device); the study wa")
+    assert problem.startswith(f"cannot write to /data/runs ({os.strerror(code)}); the study waits")
     assert over == "/data/runs takes records again; the study goes on"
 
 
