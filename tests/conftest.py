@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,15 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     folder = tmp_path_factory.mktemp("store")
     connect(local_uri(folder)).search_experiments()
     return (folder / "mlflow.db").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[str]:
+    """URL of a database on a PostgreSQL server of the module's own."""
+    from postgresql import missing, postgresql
+
+    pytest.importorskip("psycopg")
+    if lacking := missing():
+        pytest.skip(f"needs {' and '.join(lacking)}")
+    with postgresql() as url:
+        yield url

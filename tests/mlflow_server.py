@@ -7,6 +7,7 @@ import sys
 import time
 import urllib.request
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from conftest import REPOSITORY, command_line, environment
 from ports import free_port
@@ -17,10 +18,16 @@ WITHOUT_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 class MlflowServer:
-    """A server on one port with one database, whatever happens to its process."""
+    """A server on one port with one database, whatever happens to its process.
 
-    def __init__(self, folder):
+    Args:
+        folder: of what it keeps.
+        database: where runs are kept, as SQLAlchemy names it; by default a file in the folder.
+    """
+
+    def __init__(self, folder, database=None):
         self.folder = folder
+        self._database = database or f"sqlite:///{folder / 'server.db'}"
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self._process = None
@@ -34,17 +41,20 @@ class MlflowServer:
 
     def start(self):
         """Start it, and wait until it answers."""
-        store = f"sqlite:///{self.folder / 'server.db'}"
-        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        command = [sys.executable, "-m", "mlflow", "server"]
         command += ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        # By variables, as docs/clusters.md has it: an option would show a database's password.
+        places = {
+            "MLFLOW_BACKEND_STORE_URI": self._database,
+            "MLFLOW_ARTIFACTS_DESTINATION": str(self.folder / "artifacts"),
+        }
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, **WITHOUT_JOBS, "MLFLOW_DISABLE_TELEMETRY": "true"},
+                env={**os.environ, **places, **WITHOUT_JOBS, "MLFLOW_DISABLE_TELEMETRY": "true"},
             )
         end = time.monotonic() + _START_SECONDS
         while time.monotonic() < end:
@@ -54,6 +64,15 @@ class MlflowServer:
                 return
             time.sleep(0.1)
         raise AssertionError("the server did not start")
+
+    @property
+    def processes(self):
+        """Ids of its processes."""
+        groups = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                groups[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[2])
+        return [number for number, group in groups.items() if group == self._process.pid]
 
     def stop(self):
         """Let it hang: it takes connections, and answers none until it goes on."""

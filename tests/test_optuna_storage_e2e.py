@@ -1,80 +1,17 @@
 """A study whose proposals live in PostgreSQL, run, stopped early and resumed as a user would."""
 
 import json
-import os
-import shutil
-import socket
 import subprocess
-import tempfile
-from pathlib import Path
 
 import optuna
 import pytest
 from conftest import command_line, environment, write_space
+from postgresql import PASSWORD
 from study_events import WrittenStudy, study_spec
 
 from esam_tune.errors import InputError
 from esam_tune.study.optuna_storage import check_optuna_storage, open_optuna_storage
 from esam_tune.study.proposals import Proposals
-
-SERVERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-PASSWORD = "not-for-logs"
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    """A server of its own on loopback, with a user who needs a password."""
-    if not SERVERS or not shutil.which("runuser"):
-        pytest.skip("needs PostgreSQL's server (apt-get install postgresql) and runuser")
-    pytest.importorskip("psycopg")
-    folder = tmp_path_factory.mktemp("postgres")
-    if os.getuid() == 0:
-        # The server refuses to run as root, and its own user must be able to reach its folder.
-        shared = Path(tempfile.gettempdir())
-        for path in (folder, *folder.parents):
-            if path != shared and path.is_relative_to(shared):
-                path.chmod(0o755)
-    as_server = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-    data, port = folder / "data", free_port()
-    data.mkdir()
-    (folder / "password").write_text(PASSWORD)
-    if as_server:
-        shutil.chown(data, "postgres")
-        shutil.chown(folder / "password", "postgres")
-
-    def run(program, *arguments):
-        subprocess.run(
-            [*as_server, SERVERS[-1] / program, *arguments],
-            check=True,
-            cwd=data,
-            timeout=120,
-            stdout=subprocess.DEVNULL,
-        )
-
-    run(
-        "initdb",
-        "-D",
-        data,
-        "-U",
-        "tuner",
-        "-A",
-        "scram-sha-256",
-        "--no-sync",
-        "--pwfile",
-        folder / "password",
-    )
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
-    run("pg_ctl", "-D", data, "-w", "-l", data / "log", "-o", options, "start")
-    try:
-        yield f"postgresql://tuner:{PASSWORD}@127.0.0.1:{port}/postgres"
-    finally:
-        run("pg_ctl", "-D", data, "-m", "immediate", "stop")
 
 
 @pytest.mark.e2e
