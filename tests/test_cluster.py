@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import ray
-from ray._private import utils
+from ray._private import ray_constants, utils
+from ray.tune.execution import class_cache
 
 from esam_tune.errors import InputError, RunFailedError
 from esam_tune.study import cluster
@@ -164,3 +165,42 @@ def test_a_ray_that_does_not_start_is_a_failure_in_words(monkeypatch, error):
         pytest.fail("there is no cluster")
     assert f"Ray did not start on this machine ({reason})" in str(caught.value)
     assert "More" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", [None, "auto"])
+def test_a_ray_of_our_own_is_kept_to_this_machine_and_without_keys(
+    ray_starts, monkeypatch, address
+):
+    monkeypatch.delenv(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, raising=False)
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+    passed_on = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "S3_ENDPOINT"}
+    monkeypatch.setattr(class_cache, "ENV_VARS_TO_PROPAGATE", set(passed_on))
+
+    def seen():
+        return (
+            ray_constants.ENABLE_RAY_CLUSTER,
+            os.environ.get(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR),
+            set(class_cache.ENV_VARS_TO_PROPAGATE),
+        )
+
+    ray_starts("127.0.0.1:8265", asked := [])
+    pretended, starting = ray.init, []
+
+    def init(**options):
+        starting.append(seen())
+        return pretended(**options)
+
+    monkeypatch.setattr("ray.init", init)
+    before = seen()
+    with cluster.connected(address, distributed=False):
+        # Trials start now, and Tune looks for what they are to inherit.
+        starting.append(seen())
+    assert seen() == before
+    ((options, _),) = asked
+    if address is None:
+        assert options["dashboard_host"] == "127.0.0.1"
+        assert starting == [(False, "0", {"S3_ENDPOINT"})] * 2
+    else:
+        # How it listens is its administrator's matter, and its nodes have no keys of ours.
+        assert "dashboard_host" not in options
+        assert starting == [(True, None, passed_on)] * 2
