@@ -1,12 +1,14 @@
 """A study carried out with Tune's part played by hand: storage trouble, and what is closed."""
 
 import signal
+import time
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 from study_events import study_spec
 
+from esam_tune import journal
 from esam_tune.errors import InputError
 from esam_tune.journal import Journal
 from esam_tune.study import execution, patience, runner
@@ -20,30 +22,37 @@ from esam_tune.tracking.store import local_uri
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """Carries a study of one trial out; ``full`` is how many writes the disk still refuses."""
+    """Carries a study of one trial out.
+
+    ``full`` is how many writes the disk still refuses, ``slow`` the seconds that it takes for each;
+    ``closed`` has the seconds that MLflow was given at the end.
+    """
     folder = study_folder(tmp_path, "small")
     folder.path.mkdir()
     stop: list[signal.Signals] = []
-    world = SimpleNamespace(folder=folder, stop=stop, full=0, closed=[], started=[])
+    world = SimpleNamespace(folder=folder, stop=stop, full=0, slow=0.0, closed=[], started=[])
 
-    def run_trials(run, where, **_):
+    def run_trials(run, where, *, on_step, **_):
         request = run.next_request()
         for epoch in (1, 2):
             world.before_epoch(epoch)
             metrics = {"epoch": epoch, "val_accuracy": 0.5, "step_flops_ratio": 1.0}
             run.report(request.run_id, metrics)
+            on_step()
         run.end(request.run_id)
 
     write = Journal._write
 
-    def refuse(journal, line, *, durable):
+    def refuse(writer, line, *, durable):
         if world.full:
             world.full -= 1
             raise OSError(28, "No space left on device")
-        write(journal, line, durable=durable)
+        time.sleep(world.slow)
+        write(writer, line, durable=durable)
 
     tracker = SimpleNamespace(
-        start=lambda: world.started.append(1), close=lambda seconds: not world.closed.append(1)
+        start=lambda: world.started.append(1),
+        close=lambda seconds: not world.closed.append(seconds),
     )
     monkeypatch.setattr(runner, "run_trials", run_trials)
     monkeypatch.setattr(execution, "tracker_of", lambda *_: tracker)
@@ -81,6 +90,34 @@ def test_a_study_waits_for_a_disk_that_is_full(study, caplog):
     assert study.folder.record().trials["0000"].state == "complete"
 
 
+def test_a_study_waits_for_a_disk_that_is_slow_and_loses_nothing(study, caplog):
+    study.slow = 0.3
+    result = study.carry()
+    assert (result.outcome, [t.epochs for t in result.record.complete]) == ("done", [2])
+    kept = [event for event, _ in journal.read(study.folder.journal)]
+    epochs = [event["metrics"]["epoch"] for event in kept if event["event"] == journal.EPOCH]
+    assert epochs == [1, 2]
+    assert kept[-1]["event"] == journal.STUDY_END
+    # Shares and old disks are like that: nobody need hear of it.
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("signals", [[], [signal.SIGINT], [signal.SIGTERM]])
+def test_who_ends_a_study_does_not_wait_long_for_mlflow(study, signals):
+    """Ten seconds are what a study may take to end; its results take some of them."""
+    study.before_epoch = lambda epoch: study.stop.extend(signals if epoch == 2 else [])
+    result = study.carry()
+    (seconds,) = study.closed
+    expected = {
+        (): ("done", 30),
+        (signal.SIGINT,): ("interrupted", 5),
+        (signal.SIGTERM,): ("terminated", 5),
+    }
+    outcome, most = expected[tuple(signals)]
+    assert result.outcome == outcome
+    assert seconds <= most
+
+
 def test_a_signal_ends_the_wait_and_the_study_in_order(study):
     def fill(epoch):
         if epoch == 2:
@@ -89,7 +126,7 @@ def test_a_signal_ends_the_wait_and_the_study_in_order(study):
 
     study.before_epoch = fill
     result = study.carry()
-    assert (result.outcome, study.closed) == ("terminated", [1])
+    assert (result.outcome, len(study.closed)) == ("terminated", 1)
     assert study.folder.record().trials["0000"].epochs == 1
 
 
@@ -115,4 +152,4 @@ def test_tracking_ends_where_the_results_cannot_be_written(study, monkeypatch):
     monkeypatch.setattr(execution, "write_results", refuse)
     with pytest.raises(OSError, match="No space left"):
         study.carry()
-    assert (study.started, study.closed) == ([1], [1])
+    assert (study.started, len(study.closed)) == ([1], 1)
