@@ -1,8 +1,13 @@
-"""The processes of a test's own host: all that its ssh server started, told by a mark."""
+"""The processes of a test's own host: all that its ssh server started, told by a mark.
+
+As a script it stands in for the commands of that host which would reach all of the machine:
+``MARK stop`` ends every process of the host, ``MARK pkill -SIGNAL -f PATTERN`` signals some.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -51,5 +56,19 @@ def stop_processes_of_the_host(mark: str) -> None:
             time.sleep(0.1)
 
 
+def signal_processes_of_the_host(mark: str, number: signal.Signals, pattern: str) -> None:
+    """Signal those whose command line holds the pattern, but for this very process."""
+    for pid, line in processes_of_the_host(mark).items():
+        if pid != os.getpid() and re.search(pattern, line):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
 if __name__ == "__main__":
-    stop_processes_of_the_host(sys.argv[1])
+    match sys.argv[1:]:
+        case [mark, "stop"]:
+            stop_processes_of_the_host(mark)
+        case [mark, "pkill", name, "-f", pattern]:
+            signal_processes_of_the_host(mark, signal.Signals[f"SIG{name[1:]}"], pattern)
+        case other:
+            sys.exit(f"cannot stand in for {other}")

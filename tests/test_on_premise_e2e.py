@@ -1,10 +1,10 @@
-"""`ray up`, `ray submit` and `ray down` with the on-premise file, against sshd on loopback.
+"""The launcher's commands of docs/clusters.md with the on-premise file, against sshd on loopback.
 
 The test's copy of the file names this machine, the test's key and free ports; the commands in it
 run as they stand. What must not touch the machine is kept apart: the account's home is a folder of
 the test on both sides, its environment is links to this one, so that nothing is installed, and its
-`ray` answers `stop`, which would end every Ray of the machine, by ending what came in through the
-test's own server.
+`ray stop` and `pkill`, which would reach every process of the account, reach those alone that came
+in through the test's own server.
 """
 
 from __future__ import annotations
@@ -12,22 +12,25 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import host_processes
 import pytest
 import yaml
-from conftest import REPOSITORY, environment, esam_tune
+from conftest import REPOSITORY, environment, esam_tune, journal_events
 from host_processes import MARK, processes_of_the_host, stop_processes_of_the_host
 from ports import free_port
 
@@ -46,6 +49,20 @@ pytestmark = [
 
 
 @dataclass(frozen=True)
+class Command:
+    """A command of the launcher while it runs, and what it has printed."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    def printed(self) -> str:
+        return self.output.read_text(encoding="utf-8", errors="replace")
+
+    def over(self) -> bool:
+        return self.process.poll() is not None
+
+
+@dataclass(frozen=True)
 class Host:
     """An account behind an ssh server, and the cluster file that names it."""
 
@@ -57,17 +74,33 @@ class Host:
 
     def ray(self, *arguments: object) -> str:
         """Run a command of the launcher; what it printed."""
-        run = subprocess.run(
-            [BIN / "ray", *map(str, arguments)],
-            env=self.environment,
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=300,
-        )
-        assert run.returncode == 0, run.stdout
-        return run.stdout
+        with self.running(*arguments) as command:
+            code = command.process.wait(300)
+            assert code == 0, command.printed()
+            return command.printed()
+
+    @contextmanager
+    def running(self, *arguments: object) -> Iterator[Command]:
+        """A command of the launcher, which is ended with the block where it still runs."""
+        # A pipe that nobody reads would fill up, and hold up what is shown on the other side.
+        descriptor, path = tempfile.mkstemp(dir=self.cluster_file.parent, suffix=".log")
+        with os.fdopen(descriptor, "wb") as output:
+            process = subprocess.Popen(
+                [BIN / "ray", *map(str, arguments)],
+                env=self.environment,
+                cwd=REPOSITORY,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # With the ssh that it starts.
+                start_new_session=True,
+            )
+        try:
+            yield Command(process, Path(path))
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def make_home(home: Path, mark: str) -> None:
@@ -81,12 +114,14 @@ def make_home(home: Path, mark: str) -> None:
     for tool in BIN.iterdir():
         if tool.name != "ray":
             (linked / "bin" / tool.name).symlink_to(tool)
-    ray = linked / "bin" / "ray"
-    ray.write_text(
-        f'#!/bin/bash\n[ "$1" = stop ] && exec {sys.executable} {host_processes.__file__} {mark}\n'
-        f'exec {BIN / "ray"} "$@"\n'
-    )
-    ray.chmod(0o755)
+    instead = f"exec {sys.executable} {host_processes.__file__} {mark}"
+    for name, lines in {
+        "ray": f'[ "$1" = stop ] && {instead} stop\nexec {BIN / "ray"} "$@"',
+        "pkill": f'{instead} pkill "$@"',
+    }.items():
+        command = linked / "bin" / name
+        command.write_text(f"#!/bin/bash\n{lines}\n")
+        command.chmod(0o755)
 
 
 @pytest.fixture
@@ -147,6 +182,67 @@ def host(tmp_path: Path) -> Iterator[Host]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def wait_for(happened: Callable[[], object], what: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        time.sleep(0.2)
+
+
+def answer(dashboard: str) -> int | None:
+    """How a cluster's dashboard answers to a request without the token, or None."""
+    try:
+        with urllib.request.urlopen(f"{dashboard}/api/jobs/", timeout=20) as reply:
+            return int(reply.status)
+    except urllib.error.HTTPError as refused:
+        return refused.code
+    except OSError:
+        return None
+
+
+def check_status_is_shown(host: Host) -> None:
+    def shown() -> bool:
+        printed = host.ray("exec", host.cluster_file, "RAY_AUTH_MODE=token ray status")
+        return re.search(r"\d/\d+\.\d CPU", printed) is not None
+
+    # The first report takes Ray some seconds.
+    wait_for(shown, "the cluster's status")
+
+
+def check_dashboard_is_forwarded(host: Host) -> None:
+    # The document's command goes without ports: they are the test's own here.
+    here, there = free_port(), host.dashboard.rpartition(":")[2]
+    ports = ("--port", here, "--remote-port", there)
+    forwarded = f"http://localhost:{here}"
+    with host.running("dashboard", *ports, host.cluster_file) as command:
+        wait_for(lambda: command.over() or answer(forwarded), "the forwarded dashboard")
+        assert not command.over(), command.printed()
+        assert answer(forwarded) == 401
+
+
+def check_a_study_is_stopped_from_here_and_goes_on(host: Host) -> None:
+    sweep = (
+        *("submit", "--no-config-cache", host.cluster_file, "jobs/sweep.py", "--"),
+        *("esam-tune/search_spaces/digits_noisy.yaml", "--name", "stopped"),
+        *("--trials", 1, "--epochs", 20),
+    )
+
+    def events(kind: str) -> list[str]:
+        written = journal_events(host.home / "runs", "stopped")
+        return [event["trial_id"] for event in written if event["event"] == kind]
+
+    with host.running(*sweep) as submitted:
+        wait_for(lambda: submitted.over() or events("epoch"), "the first epoch")
+        assert not submitted.over(), submitted.printed()
+        host.ray("exec", host.cluster_file, "pkill -TERM -f '[s]weep.py'")
+        assert submitted.process.wait(120) != 0
+    assert "--resume" in submitted.printed()
+    # Five baselines and one of the search.
+    assert len(events("trial_end")) < 6
+    assert "Pareto front" in host.ray(*sweep, "--resume")
+    assert sorted(events("trial_end")) == [f"{number:04d}" for number in range(6)]
+
+
 def test_a_study_on_ones_own_hosts_from_up_to_down(host: Host, tmp_path: Path) -> None:
     host.ray("up", "--yes", "--no-config-cache", host.cluster_file)
     assert (host.home / "esam-tune" / "esam_tune" / "cli" / "job.py").is_file()
@@ -154,9 +250,9 @@ def test_a_study_on_ones_own_hosts_from_up_to_down(host: Host, tmp_path: Path) -
     token = host.home / ".ray" / "auth_token"
     assert token.read_text() == (Path(host.environment["HOME"]) / ".ray/auth_token").read_text()
     assert token.stat().st_mode & 0o077 == 0
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(f"{host.dashboard}/api/jobs/", timeout=20)
-    assert refused.value.code == 401
+    assert answer(host.dashboard) == 401
+    check_status_is_shown(host)
+    check_dashboard_is_forwarded(host)
 
     printed = host.ray(
         *("submit", "--no-config-cache", host.cluster_file, "jobs/sweep.py", "--"),
@@ -164,6 +260,15 @@ def test_a_study_on_ones_own_hosts_from_up_to_down(host: Host, tmp_path: Path) -
         *("--trials", 1, "--epochs", 1),
     )
     assert "Pareto front" in printed
+
+    # What was chosen lies on the head already, and is trained there.
+    host.ray("submit", host.cluster_file, "jobs/train.py", "--", "runs/first/chosen.yaml")
+    (result,) = (host.home / "runs" / "models").glob("*/result.json")
+    trained = json.loads(result.read_text())
+    assert trained["settings"]["origin"]["study"] == "first"
+    assert 0.0 < trained["metrics"]["test_accuracy"] <= 1.0
+
+    check_a_study_is_stopped_from_here_and_goes_on(host)
 
     fetched = tmp_path / "fetched"
     host.ray("rsync-down", host.cluster_file, "~/runs/", f"{fetched}/")
@@ -175,7 +280,4 @@ def test_a_study_on_ones_own_hosts_from_up_to_down(host: Host, tmp_path: Path) -
 
     assert any("raylet" in line for line in processes_of_the_host(host.mark).values())
     host.ray("down", "--yes", host.cluster_file)
-    deadline = time.monotonic() + 30
-    while left := processes_of_the_host(host.mark):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.2)
+    wait_for(lambda: not processes_of_the_host(host.mark), "the end of the host's processes", 30)
