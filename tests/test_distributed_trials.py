@@ -12,8 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
-from conftest import REPOSITORY, environment, esam_tune, journal_events, write_space
+from conftest import (
+    REPOSITORY,
+    command_line,
+    environment,
+    esam_tune,
+    journal_events,
+    write_space,
+)
 from mlflow import MlflowClient
 from object_store import CREDENTIALS, object_store
 from pyarrow.fs import FileSelector
@@ -321,3 +329,50 @@ def test_two_workers_share_a_gpu_on_a_cluster_and_scale_the_batch(tmp_path: Path
     assert logged.data.params["reference.rows_per_worker"] == "64"
     assert logged.data.params["effective.lr"] == "0.1"
     assert sorted(path.name for path in (tmp_path / "runs" / "models").iterdir()) == ["s-0003"]
+
+
+@pytest.mark.long
+@pytest.mark.e2e
+def test_two_trials_at_a_time_share_a_gpu(tmp_path: Path) -> None:
+    space = write_space(
+        tmp_path,
+        training={"epochs": 60, "batch_size": 64, "lr": 0.05},
+        search={"optimizer": "sgd", "lr": {"low": 0.01, "high": 0.1}},
+        trials=2,
+    )
+    storage, free = tmp_path / "runs", set()
+    # A GPU by name alone, as above: what is shared out is Ray's count of it.
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 1})
+    sweep = command_line(
+        *("sweep", space, "--storage", storage, "--address", nodes.address, "--json"),
+        *("--gpus-per-worker", 0.5),
+    )
+    try:
+        with (
+            (tmp_path / "printed").open("w+") as printed,
+            subprocess.Popen(sweep, stdout=printed, env=environment(), cwd=REPOSITORY) as study,
+            cluster.connected(nodes.address, distributed=False),
+        ):
+            try:
+                while study.poll() is None:
+                    free.add(ray.available_resources().get("GPU", 0.0))
+                    time.sleep(0.1)
+            finally:
+                study.kill()
+            printed.seek(0)
+            document = json.load(printed)
+    finally:
+        nodes.shutdown()
+    assert study.returncode == 0
+    assert [trial["state"] for trial in document["trials"]] == ["complete"] * 4
+    # Half of it for each of two trials, and at some time both halves at once.
+    assert {0.0, 1.0} <= free <= {0.0, 0.5, 1.0}
+    running: set[str] = set()
+    most = 0
+    for event in journal_events(storage, "tiny"):
+        if event["event"] == "epoch":
+            running.add(event["trial_id"])
+        elif event["event"] == "trial_end":
+            running.discard(event["trial_id"])
+        most = max(most, len(running))
+    assert most == 2
