@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +15,7 @@ PASSWORD = "not-for-logs"
 _SERVERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
-def missing():
+def missing() -> list[str]:
     """What a server of its own would need here and is not there; empty where nothing lacks."""
     found = {
         "PostgreSQL's server (apt-get install postgresql)": bool(_SERVERS),
@@ -24,7 +25,7 @@ def missing():
 
 
 @contextmanager
-def postgresql():
+def postgresql() -> Iterator[str]:
     """Run a server; the URL of a database in it."""
     # Not below pytest's own folder, which each session that starts closes to other users again:
     # the server refuses to run as root, and its own user must be able to reach its data.
@@ -37,7 +38,7 @@ def postgresql():
         for path in (folder, data, password):
             shutil.chown(path, "postgres")
 
-    def run(program, *arguments):
+    def run(program: str, *arguments: str | Path) -> None:
         subprocess.run(
             [*as_server, _SERVERS[-1] / program, *arguments],
             check=True,
