@@ -4,7 +4,17 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
-from esam_tune.domains import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Domain, Value, check_keys
+from esam_tune.domains import (
+    COUNT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    SHARE,
+    Domain,
+    Value,
+    check_keys,
+    check_places,
+)
 from esam_tune.errors import InputError
 
 
@@ -297,6 +307,8 @@ def trial_settings(received: object) -> TrialSettings:
         InputError: naming the field that is wrong.
     """
     known = [f.name for f in fields(TrialSettings)]
+    sections = {"": known, "task": TASK, "training": TRAINING, "params": PARAMETERS}
+    check_places(received, sections)
     check_keys("", received, known, ["task", "training", "params"])
     assert isinstance(received, Mapping)
     origin = {} if received.get("origin") is None else received["origin"]

@@ -1,5 +1,6 @@
 """What a value of a file or of the command line may be: its type and bounds, spelled once."""
 
+import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -112,3 +113,40 @@ def check_keys(name: str, received: object, known: Iterable[str], required: Iter
     for key in required:
         if key not in received:
             raise InputError(f"{prefix}{key}", "required but missing", f"add `{key}: ...`")
+
+
+def check_places(document: object, sections: Mapping[str, Iterable[str]]) -> None:
+    """Require that no key of a document stands in another section than its own.
+
+    Keys that no section has, and whatever else may be wrong, are left to the sections' own checks.
+
+    Args:
+        document: with its sections.
+        sections: the keys of each by its name; those of the document itself by the empty name.
+
+    Raises:
+        InputError: naming the first such key and where it belongs.
+    """
+    if not isinstance(document, Mapping):
+        return
+    known = {name: tuple(keys) for name, keys in sections.items()}
+    for name, keys in known.items():
+        received = document.get(name) if name else document
+        for key in received if isinstance(received, Mapping) else ():
+            places = [place for place, others in known.items() if key in others]
+            if name in places or not places:
+                continue
+            # It may as well be a slip of the pen in the right section.
+            near = difflib.get_close_matches(str(key), keys, n=1)
+            meant = [repr(_dotted(name, other)) for other in near]
+            meant += [
+                repr(_dotted(place, key)) if place else f"{key!r} outside of {name}"
+                for place in places
+            ]
+            raise InputError(
+                _dotted(name, key), "unknown key", f"did you mean {' or '.join(meant)}?"
+            )
+
+
+def _dotted(section: str, key: str) -> str:
+    return f"{section}.{key}" if section else key

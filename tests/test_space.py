@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from study_events import space_document, study_spec
 
-from esam_tune.config import OPTIMIZERS, PARAMETERS, complete_params
+from esam_tune.config import OPTIMIZERS, PARAMETERS, complete_params, trial_settings
 from esam_tune.errors import InputError
 from esam_tune.metrics import OBJECTIVES
 from esam_tune.study.dimensions import Choice, Range
-from esam_tune.study.space import Overrides, check_name, load_space, parse_space
+from esam_tune.study.space import Overrides, assigned_space, check_name, load_space, parse_space
 from esam_tune.study.spec import StudySpec, coordinates, describe_params
 
 SPACES = sorted(Path(__file__).parents[1].joinpath("search_spaces").glob("*.yaml"))
@@ -136,6 +136,46 @@ def test_a_document_without_its_optional_parts_has_defaults():
     spec = parse_space(document, default_name="from_file")
     assert (spec.name, spec.description, spec.baselines) == ("from_file", "", ())
     assert (spec.seed, spec.max_concurrent) == (0, None)
+    assert (spec.sampler, spec.early_stopping.kind, spec.seeds) == ("tpe", "none", 1)
+    assert spec.constraints == ()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "remedy"),
+    [
+        ("task.epochs=10", "did you mean 'training.epochs'?"),
+        ("search.epochs=10", "did you mean 'training.epochs'?"),
+        ("epochs=10", "did you mean 'training.epochs'?"),
+        ("task.lr=0.1", "did you mean 'training.lr' or 'search.lr'?"),
+        ("training.rho=0.1", "did you mean 'search.rho'?"),
+        ("training.trials=9", "did you mean 'trials' outside of training?"),
+        ("task.seed=1", "did you mean 'seed' outside of task?"),
+        ("val_loss=min", "did you mean 'objectives.val_loss' or 'constraints.val_loss'?"),
+        # What is nearly a key of its section may be meant as well.
+        (
+            "early_stopping.epochs=2",
+            "did you mean 'early_stopping.grace_epochs' or 'training.epochs'?",
+        ),
+        ("task.epoch=10", "choose from augment, data_dir"),
+    ],
+)
+def test_a_key_in_the_wrong_section_is_told_its_own(assignment, remedy):
+    document = space_document(early_stopping={"kind": "pareto"})
+    with pytest.raises(InputError) as error:
+        assigned_space(document, [assignment], default_name="small")
+    assert (error.value.field, error.value.problem) == (assignment.split("=")[0], "unknown key")
+    assert error.value.remedy.startswith(remedy)
+
+
+def test_the_length_of_a_training_is_set_in_its_own_section():
+    spec = assigned_space(space_document(), ["training.epochs=10"], default_name="small")
+    assert spec.training.epochs == 10
+
+
+def test_a_key_in_the_wrong_section_of_a_settings_file_is_told_its_own():
+    document = {"task": {"lr": 0.1}, "training": {}, "params": {"optimizer": "sgd"}}
+    with pytest.raises(InputError, match=r"task\.lr: .*'training\.lr' or 'params\.lr'\?"):
+        trial_settings(document)
 
 
 @pytest.mark.parametrize(

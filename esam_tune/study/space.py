@@ -2,13 +2,20 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from esam_tune.config import PARAMETERS, complete_params, task_settings, training_settings
-from esam_tune.domains import COUNT, SEED, Domain, check_keys
+from esam_tune.config import (
+    PARAMETERS,
+    TASK,
+    TRAINING,
+    complete_params,
+    task_settings,
+    training_settings,
+)
+from esam_tune.domains import COUNT, SEED, Domain, check_keys, check_places
 from esam_tune.errors import UNWANTED, InputError
 from esam_tune.metrics import OBJECTIVES, Direction
 from esam_tune.study.search_section import search_section
@@ -48,6 +55,15 @@ EARLY_STOPPING = {
     "grace_epochs": COUNT,
     # Closer to 1 there is a rung at every epoch; beyond, none.
     "eta": Domain(kind=float, low=1.1, high=1_000.0),
+}
+_SECTIONS: dict[str, Iterable[str]] = {
+    "": _KEYS,
+    "task": TASK,
+    "training": TRAINING,
+    "search": PARAMETERS,
+    "objectives": OBJECTIVES,
+    "constraints": OBJECTIVES,
+    "early_stopping": EARLY_STOPPING,
 }
 _NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _NAME_LENGTH = 100
@@ -111,6 +127,7 @@ def parse_space(document: Mapping[str, Any], default_name: str) -> StudySpec:
     Raises:
         InputError: naming the field, the bound, the value and the remedy.
     """
+    check_places(document, _SECTIONS)
     check_keys("", document, _KEYS, REQUIRED)
     fixed, dimensions, conditions = search_section(document["search"])
     concurrent = document.get("max_concurrent")
