@@ -21,6 +21,7 @@ from esam_tune.study.tracked_study import TrackedStudy
 from esam_tune.tracking.spool import Tracker
 from esam_tune.tracking.store import connect
 
+KEYS = ("val_accuracy", "step_flops_ratio")
 SEED = int(os.environ.get("ESAM_TUNE_CHAOS_SEED", "0"))
 
 
@@ -51,22 +52,24 @@ class Driver:
 
 
 def write_some(study, dice, running, epochs):
-    """A trial that begins, or the next epoch of one that runs, with a value of its own."""
+    """A trial that begins, or the next epoch of one that runs, with values of its own."""
     if not running or dice.random() < 0.2:
         running.append([study.start(number=study._count), 0])
         return
     trial = dice.choice(running)
     trial[1] += 1
-    value = dice.random()
-    epochs.append((trial[0], trial[1], value))
-    study.epoch(trial[0], trial[1], val_accuracy=value, step_flops_ratio=1.4)
+    accuracy = dice.random()
+    metrics = dict(zip(KEYS, (accuracy, 1.0 + accuracy), strict=True))
+    epochs += [(trial[0], key, trial[1], value) for key, value in metrics.items()]
+    study.epoch(trial[0], trial[1], **metrics)
     if trial[1] == study.spec.training.epochs:
         study.end(trial[0])
         running.remove(trial)
 
 
 def outages_of(folder, count, longest, seed):
-    """Run a study through outages; (trial, epoch, value) as written, and as the server has them."""
+    """Run a study through outages; (trial, metric, epoch, value) as written, and as the server has
+    them."""
     dice = random.Random(seed)
     spec = study_spec(training={"epochs": 5, "batch_size": 64, "lr": 0.05})
     study = WrittenStudy(folder / "journal.jsonl", spec)
@@ -103,7 +106,7 @@ def outages_of(folder, count, longest, seed):
 
 
 def held(uri):
-    """What a server has of the only study on it: epochs, and how often each trial has a run."""
+    """What a server has of the only study on it: values, and how often each trial has a run."""
     client = connect(uri)
     experiment = client.get_experiment_by_name("esam-tune")
     found, runs = [], Counter()
@@ -111,8 +114,9 @@ def held(uri):
         trial_id = run.data.tags.get("esam_tune.trial_id", "the study")
         runs[trial_id] += 1
         assert run.info.status in ("FINISHED", "FAILED")
-        history = client.get_metric_history(run.info.run_id, "val_accuracy")
-        found += [(trial_id, point.step, point.value) for point in history]
+        for key in KEYS:
+            history = client.get_metric_history(run.info.run_id, key)
+            found += [(trial_id, key, point.step, point.value) for point in history]
     return found, runs
 
 
@@ -138,7 +142,7 @@ def test_every_metric_arrives_once_through_outages(tmp_path, count, longest, rec
     }
     print(json.dumps(figures))  # noqa: T201 - shown by pytest -s
     record_property("figures", figures)
-    assert len(written) > 20 * count
+    assert len(written) > 20 * len(KEYS) * count
     assert (missing, extra) == (Counter(), Counter())
     assert set(runs.values()) == {1}
-    assert {trial for trial, _, _ in written} <= runs.keys()
+    assert {trial for trial, *_ in written} <= runs.keys()
