@@ -9,7 +9,9 @@ training is replaced by a formula of its setting, so that all the time between t
 trials is orchestration; the formula is called where the training would be, in the actor. With
 `--trained` each trial is one epoch of digits in batches of 512. From outside, the program's
 memory, open files, processes and disk are read as trials end. Prints tables in Markdown, and what
-was left afterwards.
+was left afterwards. Exits with 1 and a line on stderr where something was: processes, temporary
+files, records that MLflow lacks, trials that are not complete, or memory that has grown by more
+than a fifth since the start was over.
 
 CPU seconds a trial are the driver's own, of all its threads: unlike time they do not depend on
 what else the machine does.
@@ -22,11 +24,31 @@ import itertools
 import os
 import platform
 import statistics
+import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
 from soak import Point, Soak, soak
+
+# Points at which what starts with the first trials, as the tracker does, may still be starting.
+STARTING = 2
+MOST_GROWTH = 1.2
+
+
+def faults(study: Soak) -> list[str]:
+    """What a study left behind, lacks or let grow that it should not have, in words."""
+    settled = [point.program.memory for point in study.points[STARTING:]]
+    growth = settled[-1] / settled[0] if settled else 1.0
+    lacking = sum(count for state, count in study.states.items() if state != "complete")
+    found = {
+        f"{study.left_processes} processes are left": study.left_processes > 0,
+        f"{study.left_files} temporary files are left": study.left_files > 0,
+        "MLflow lacks records": study.unsent,
+        f"{lacking} trials are not complete": lacking > 0,
+        f"the driver's memory has grown {growth:.2f} times": growth > MOST_GROWTH,
+    }
+    return [fault for fault, holds in found.items() if holds]
 
 
 def _cells(study: Soak, before: Point, point: Point) -> dict[str, str]:
@@ -71,7 +93,7 @@ def print_tables(study: Soak) -> None:
         print(f"| {' | '.join(row.values())} |")
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--samplers", nargs="+", default=["random", "tpe"])
@@ -85,6 +107,7 @@ def main() -> None:
         f"{'one epoch each' if options.trained else 'training replaced by a formula'}; load "
         f"average {os.getloadavg()[0]:.1f} before"
     )
+    code = 0
     for sampler in options.samplers:
         with tempfile.TemporaryDirectory(prefix="m") as folder:
             study = soak(
@@ -96,7 +119,11 @@ def main() -> None:
             )
         print_tables(study)
         print(f"\nLoad average {os.getloadavg()[0]:.1f} after.", flush=True)
+        if found := faults(study):
+            code = 1
+            print(f"many_trials: sampler {sampler}: {'; '.join(found)}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

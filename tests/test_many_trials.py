@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+from many_trials import MOST_GROWTH, STARTING
 from soak import Soak, soak
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.slow]
@@ -28,13 +29,13 @@ def test_all_trials_end_and_arrive_and_nothing_is_left_behind(study: Soak) -> No
     assert (study.left_processes, study.left_files) == (0, 0)
 
 
-def test_no_trial_leaves_files_open_or_processes_running(study: Soak) -> None:
-    # The tracker and Tune's actor start while the first trials run.
-    settled = [point.program for point in study.points[2:]]
+def test_no_trial_leaves_memory_taken_files_open_or_processes_running(study: Soak) -> None:
+    settled = [point.program for point in study.points[STARTING:]]
     assert len(settled) >= 2
     first, last = settled[0], settled[-1]
-    trials = study.points[-1].trials - study.points[2].trials
+    trials = study.points[-1].trials - study.points[STARTING].trials
     assert trials >= 15
+    assert last.memory < MOST_GROWTH * first.memory
     assert last.open_files - first.open_files < trials / 3
     assert last.threads - first.threads < trials / 3
     assert last.processes <= first.processes
