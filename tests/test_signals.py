@@ -53,6 +53,34 @@ def test_a_forked_child_just_ends():
     assert os.waitstatus_to_exitcode(status) == 143
 
 
+# Only what runs something of Python's before it becomes another program has hooks of fork run.
+SIGNAL_IN_A_FORK = """
+import os, signal, subprocess, sys, time
+from esam_tune.study.signals import Stopped, raise_on_signals
+number, started = int(sys.argv[1]), []
+os.register_at_fork(after_in_parent=lambda: signal.raise_signal(number))
+try:
+    with raise_on_signals():
+        while len(started) < 3:
+            started.append(subprocess.Popen(["sleep", "60"], preexec_fn=os.getpid))
+            time.sleep(0.5)
+finally:
+    for child in started:
+        child.kill()
+    print(len(started))
+"""
+
+
+@BOTH
+def test_the_start_of_a_process_is_not_left_in_its_midst(number):
+    """Where a hook of fork would lose what is raised, and nobody would know of the process."""
+    command = [sys.executable, "-c", SIGNAL_IN_A_FORK, str(int(number))]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.stdout == "1\n"
+    assert run.stderr.endswith(f"esam_tune.study.signals.Stopped: {number!s}\n")
+    assert "Exception ignored" not in run.stderr
+
+
 @BOTH
 def test_a_first_signal_is_noted_and_the_handlers_come_back(number):
     before = signal.getsignal(number)

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
-from esam_tune.study.signals import WATCHED, in_main_thread
+from esam_tune.study.signals import REPEATED, WATCHED, in_main_thread
 
 _PATIENCE_SECONDS = 5.0
 _OVER = b"\0"  # no signal's number
@@ -67,6 +67,7 @@ def ended_by_signals() -> Iterator[None]:
     os.set_blocking(writing, False)
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     came = threading.Event()
+    REPEATED.clear()
     watch = threading.Thread(target=_end_if_it_does_not, args=(reading, came), daemon=True)
     watch.start()
     try:
@@ -118,6 +119,9 @@ def _next(reading: int, seconds: float | None = None) -> int | None:
         if received == _OVER:
             return None
         if received[0] in WATCHED:
+            if REPEATED:
+                REPEATED.pop()
+                continue
             return received[0]
 
 

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
 
 WATCHED = (signal.SIGINT, signal.SIGTERM)
+# What :func:`raise_on_signals` has sent this process again, and nobody has counted yet.
+REPEATED: list[int] = []
+
+_SOON_SECONDS = 0.05
+_START = subprocess.Popen.__init__.__code__
 
 
 class Stopped(BaseException):
@@ -40,10 +45,13 @@ def raise_on_signals() -> Iterator[None]:
     received: list[signal.Signals] = []
     owner = os.getpid()
 
-    def leave(number: int, _frame: FrameType | None) -> NoReturn:
+    def leave(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:
             # A forked data loader, which its owner ends.
             os._exit(128 + number)
+        if _starts_a_process(frame):
+            threading.Timer(_SOON_SECONDS, _repeat, (number,)).start()
+            return
         for name in WATCHED:
             signal.signal(name, signal.SIG_DFL)
         received.append(signal.Signals(number))
@@ -58,6 +66,22 @@ def raise_on_signals() -> Iterator[None]:
             if received:
                 raise Stopped(received[0]) from None
             raise
+
+
+def _starts_a_process(frame: FrameType | None) -> bool:
+    """Whether a frame is within the start of a process, which must not be left in its midst.
+
+    What is raised in a hook of fork is printed and lost, and the lock that the hook was to give
+    back stays taken; after the fork nobody would know of the process.
+    """
+    while frame is not None and frame.f_code is not _START:
+        frame = frame.f_back
+    return frame is not None
+
+
+def _repeat(number: int) -> None:
+    REPEATED.append(number)
+    os.kill(os.getpid(), number)
 
 
 @contextmanager
