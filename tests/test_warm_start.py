@@ -190,6 +190,56 @@ def test_of_another_task_the_front_s_settings_are_tried_first(tmp_path, changes,
     assert {t.state for t in stored(planned, tmp_path / "optuna.db")} == {STATES.RUNNING}
 
 
+@pytest.mark.parametrize("moment", ["first asked", "first begun", "first told", "second begun"])
+@pytest.mark.parametrize("lost", [False, True], ids=["kept", "lost"])
+def test_what_is_tried_first_is_tried_once_whenever_the_study_dies(tmp_path, moment, lost):
+    earlier = Earlier(tmp_path)
+    for accuracy, cost, rho in ((0.5, 1.1, 0.1), (0.9, 1.9, 0.3)):
+        earlier.trial(accuracy, cost, params=esam(rho=rho))
+    training = {"epochs": 3, "batch_size": 64, "lr": 0.05}
+    planned = plan(tmp_path, "earlier", trials=4, training=training)
+    first = [trial.params for trial in planned.warm_start[0].trials]
+    assert len(first) == 2
+    written = WrittenStudy(
+        planned.folder.journal,
+        planned.spec,
+        tracking_uri=None,
+        warm_start=[start.to_dict() for start in planned.warm_start],
+    )
+    database = tmp_path / "optuna.db"
+    proposals, asked = opened(planned, database), []
+
+    def go_on(last=None):
+        """Run what is left of four trials; up to a moment of the first two, where it dies."""
+        for index in range(len(asked), 4):
+            name = ("first", "second", "third", "fourth")[index]
+            number, params = proposals.ask(index, f"{index:04d}")
+            if last == f"{name} asked":
+                return
+            trial_id = written.start(params, number=number)
+            asked.append(params)
+            if last == f"{name} begun":
+                return
+            written.epoch(trial_id, 3, val_accuracy=0.5, step_flops_ratio=1.1)
+            written.end(trial_id)
+            proposals.tell(written.record().trials[trial_id])
+            if last == f"{name} told":
+                return
+
+    go_on(moment)
+    if lost:
+        database.unlink()
+    planned = plan(tmp_path, trials=4, resume=True, training=training)
+    proposals = opened(planned, database)
+    proposals.settle(written.record())
+    go_on()
+    assert asked[:2] == first
+    assert not [params for params in asked[2:] if params in first]
+    of_theirs = [t for t in stored(planned, database) if t.params["rho"] in (0.1, 0.3)]
+    told = [t for t in of_theirs if "esam_tune.turned_down" not in t.user_attrs]
+    assert [t.params["rho"] for t in told] == [0.1, 0.3]
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_is_told_or_says_that_it_learns_nothing(tmp_path, sampler):
     choices = {key: {"choices": [0.3, 0.5, 0.7, 0.9]} for key in ("beta", "gamma", "rho")}
