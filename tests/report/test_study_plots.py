@@ -10,6 +10,7 @@ from PIL import Image
 from report_studies import ReportStudy, full_study, three_objectives
 
 from esam_tune.report import plots as drawn
+from esam_tune.report.front import front_figure
 from esam_tune.report.interactive import interactive_page
 from esam_tune.report.panels import grid_figure, panel_figure
 from esam_tune.report.parameter_plots import parallel, slices
@@ -58,6 +59,35 @@ def test_hypervolume_rises_over_the_time_of_the_study(data):
     assert list(shares) == sorted(shares)
     grown = axes.lines[1].get_ydata()
     assert sorted(set(shares[1:]) - {0.0}) == sorted(set(grown))
+
+
+def interval_bars(data):
+    """Ends of the bars in the picture of the front."""
+    figure = front_figure(
+        data.points(),
+        accuracy_metric=data.accuracy,
+        cost_metric=data.cost,
+        title="",
+        chosen=data.chosen,
+    )
+    lines = [line for axes in figure.axes for line in axes.lines if line.get_alpha() == 0.75]
+    return sorted(line.get_xydata().ravel().tolist() for line in lines)
+
+
+def test_the_front_of_two_seeds_has_intervals_at_its_members_and_at_the_baselines(data, tmp_path):
+    weighed = [trial for trial in data.complete if trial.on_front or trial.baseline]
+    assert 3 < len(weighed) < len(data.complete)
+    expected = []
+    for trial in weighed:
+        cost, accuracy = (trial.values[key] for key in (data.cost, data.accuracy))
+        low, high = trial.intervals[data.accuracy]
+        assert low < accuracy < high
+        expected.append([cost, low, cost, high])
+        if data.cost in trial.intervals:
+            low, high = trial.intervals[data.cost]
+            expected.append([low, accuracy, high, accuracy])
+    assert interval_bars(data) == sorted(expected)
+    assert interval_bars(full_study(tmp_path, trials=4).data()) == []
 
 
 def test_slices_have_every_search_trial_at_its_value(data):
