@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import optuna
 import pytest
 import yaml
 from conftest import (
@@ -324,6 +326,13 @@ def test_a_study_whose_trials_all_fail_exits_1(tmp_path: Path) -> None:
     assert [t["state"] for t in document["trials"]] == ["failed"]
     assert document["front"] == []
     assert document["chosen"] is None
+    # The sampler is told, in the database that a study has in its folder by default.
+    database = tmp_path / "storage" / "tiny" / "optuna.db"
+    (stored,) = optuna.load_study(study_name="tiny", storage=f"sqlite:///{database}").get_trials()
+    assert stored.state == optuna.trial.TrialState.FAIL
+    (trial,) = document["trials"]
+    assert stored.user_attrs["esam_tune.trial_id"] == trial["trial_id"]
+    assert stored.user_attrs["esam_tune.reason"] == trial["reason"]
 
 
 @pytest.mark.long
@@ -377,6 +386,10 @@ def test_a_running_cluster_is_used_and_its_size_respected(tmp_path: Path) -> Non
         assert run.returncode == 2
         assert "--workers-per-trial: must be at most 2" in run.stderr
         assert not (tmp_path / "storage" / "wide").exists()
+        run = esam_tune("sweep", space, *where, "--name", "planned", "--dry-run")
+        assert run.returncode == 0, run.stderr
+        assert re.search(r"1 x \(1 CPU, \d GPU\) of 2 CPU and \d+ GPU on 1 node", run.stdout)
+        assert not (tmp_path / "storage" / "planned").exists()
     finally:
         cluster.shutdown()
 
