@@ -116,6 +116,27 @@ DRIVER = _of(
         "",
         "test_proposals.py",
     ),
+    (
+        "a running trial goes on from the checkpoints that are left",
+        "study/study_run.py",
+        '"resume_from": self._kept(run.checkpoints),',
+        '"resume_from": (),',
+        "test_study_run.py",
+    ),
+    (
+        "training goes on from the checkpoint that was found",
+        "trial.py",
+        "resume=found.state, ",
+        "resume=None, ",
+        "test_trial.py",
+    ),
+    (
+        "what must survive a power loss is on the disk before it counts",
+        "journal.py",
+        "if durable:\n                os.fsync(",
+        "if False:\n                os.fsync(",
+        "test_journal.py",
+    ),
 )
 
 TRACKING = _of(
@@ -169,6 +190,13 @@ TRACKING = _of(
         "        known[0]\n        if False\n        else client",
         "tracking/test_live_training.py",
     ),
+    (
+        "a journal that lost its end is sent anew",
+        "tracking/cursor.py",
+        "if cursor.offset and not _event_ends_at(",
+        "if False and not _event_ends_at(",
+        "tracking/test_two_trackers.py",
+    ),
 )
 
 CHECKPOINTS = _of(
@@ -220,6 +248,55 @@ CHECKPOINTS = _of(
         "resumption.py",
         "refused.append(str(CheckpointError(path, error.problem)))",
         "raise",
+        "test_resumption.py",
+    ),
+    (
+        "the optimizer goes on from where it was",
+        "training.py",
+        'optimizer.load_state_dict(resume["optimizer"])',
+        "pass",
+        "test_training.py",
+    ),
+    (
+        "the learning rate goes on from where it was",
+        "training.py",
+        'schedule.load_state_dict(resume["schedule"])',
+        "pass",
+        "test_training.py",
+    ),
+    (
+        "the order of the images goes on from where it was",
+        "training.py",
+        'batches.load_state_dict(resume["order"])',
+        "pass",
+        "test_training.py",
+    ),
+    (
+        "the random streams go on from where they were",
+        "training.py",
+        'restore_streams(resume["random"], worker.device)',
+        "pass",
+        "test_training.py",
+    ),
+    (
+        "the scale of the losses goes on from where it was",
+        "optim/base.py",
+        'if self.scaler is not None and "scaler" in own:',
+        "if False:",
+        "optim/test_mixed_precision.py",
+    ),
+    (
+        "augmentation goes on from where it was",
+        "tasks/batches.py",
+        'self._generator.set_state(state["augmentation"])',
+        "pass",
+        "tasks/test_augmentation.py",
+    ),
+    (
+        "a checkpoint that was not reported yet is not used",
+        "checkpoint_storage.py",
+        "if n < name and",
+        "if n != name and",
         "test_resumption.py",
     ),
 )
@@ -275,6 +352,34 @@ FAILURES = _of(
         '        if False:\n            return "failed"',
         "test_study_run.py",
     ),
+    (
+        "a group's failure for good is not tried again",
+        "worker_group.py",
+        "if isinstance(error, RunFailure) and error.final:",
+        "if False:",
+        "test_worker_group.py",
+    ),
+    (
+        "workers that found different checkpoints do not train together",
+        "trial.py",
+        "if worker.workers * squares != total**2:",
+        "if False:",
+        "test_trial.py",
+    ),
+    (
+        "they compare what they found before they train",
+        "trial.py",
+        "_agree(worker, found)",
+        "pass",
+        "test_trial.py",
+    ),
+    (
+        "a trial that failed for good is not tried again",
+        "study/runner.py",
+        "trial.max_failures = 0",
+        "pass",
+        "test_trial_events.py",
+    ),
 )
 
 STORAGE = _of(
@@ -304,7 +409,7 @@ STORAGE = _of(
         "an event is written whole or not at all",
         "journal.py",
         "self._torn = line\n            with suppress(OSError):\n                os.ftruncate(",
-        "self._torn = line\n            with suppress(OSError):\n                str(",
+        "self._torn = line\n            with suppress(OSError):\n                max(",
         "test_journal.py",
     ),
     (
@@ -349,6 +454,20 @@ STORAGE = _of(
         "    return",
         "test_sampler_database.py",
     ),
+    (
+        "a clock that is set on the way turns no time",
+        "journal.py",
+        "self._begun + _seconds() - self._clock",
+        "time.time()",
+        "test_journal.py",
+    ),
+    (
+        "a lock whose file has gone meanwhile is not taken",
+        "study/lock.py",
+        "if not _same_file(path, descriptor):",
+        "if False:",
+        "test_lock.py",
+    ),
 )
 
 SIGNALS = _of(
@@ -375,6 +494,20 @@ SIGNALS = _of(
         "            if earlier is not None:",
         "            if False:",
         "test_signals.py",
+    ),
+    (
+        "a signal ends the wait for a storage",
+        "study/execution.py",
+        "            raise StudyInterrupted",
+        "            pass",
+        "test_execution.py",
+    ),
+    (
+        "which signal ended a study is kept",
+        "study/execution.py",
+        '"terminated" if signal.SIGTERM in stop else "interrupted"',
+        '"interrupted"',
+        "test_execution.py",
     ),
 )
 
@@ -463,6 +596,62 @@ STRANGERS = _of(
         'return UNWANTED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)',
         "return text",
         "test_cli_trouble.py",
+    ),
+    (
+        "pipes and devices are not read as YAML",
+        "yaml_file.py",
+        "if not stat.S_ISREG(kind):",
+        "if False:",
+        "test_yaml_file.py",
+    ),
+    (
+        "control characters in YAML are refused",
+        "yaml_file.py",
+        "(found := UNWANTED.search(node.value))",
+        "(found := None)",
+        "test_yaml_file.py",
+    ),
+    (
+        "a study's id is no path",
+        "study/folder.py",
+        "if not (study_id.isascii() and study_id.isalnum()):",
+        "if False:",
+        "test_folder.py",
+    ),
+    (
+        "an export goes over nothing but YAML files",
+        "study/comparison.py",
+        'if path.suffix not in (".yaml", ".yml"):',
+        "if False:",
+        "test_cli_trouble.py",
+    ),
+    (
+        "MLflow's interface listens on loopback",
+        "cli/ui.py",
+        'default="127.0.0.1"',
+        'default="0.0.0.0"',
+        "test_listening_e2e.py",
+    ),
+    (
+        "what users typed is text in the report's sentences",
+        "report/page.py",
+        "return escape(text).replace(",
+        "return text.replace(",
+        "report/test_report_page.py",
+    ),
+    (
+        "what users typed is text in a notebook's tables",
+        "study/html_table.py",
+        "return html.escape(cell.plain if isinstance(cell, Text) else str(cell))",
+        "return cell.plain if isinstance(cell, Text) else str(cell)",
+        "test_python_interface.py",
+    ),
+    (
+        "what a repository configures is not run",
+        "study/provenance.py",
+        '"--no-filters", ',
+        "",
+        "test_provenance.py",
     ),
 )
 
