@@ -14,6 +14,7 @@ from study_events import study_spec
 from esam_tune.config import task_settings, training_settings
 from esam_tune.step_probe import probe_steps
 from esam_tune.study import dry_run as module
+from esam_tune.study import estimate as estimating
 from esam_tune.study.dry_run import dry_run
 from esam_tune.study.feasibility import PredictedCost
 from esam_tune.study.placement import WorkerShape
@@ -27,6 +28,11 @@ SCHEMA = json.loads((TEST_DATA / "study.schema.json").read_text())
 def planned(tmp_path, workers=None, **changes):
     options = SweepOptions(storage=tmp_path / "runs", workers_per_trial=workers)
     return preflight(study_spec(**changes), Overrides(), options)
+
+
+def beside_steps(epochs):
+    """Seconds of a trial that are none of a step's."""
+    return estimating._TRIAL_SECONDS + epochs * estimating._EPOCH_SECONDS
 
 
 @pytest.fixture
@@ -75,9 +81,10 @@ def test_time_adds_up_steps_costs_and_evaluation(tmp_path, steps_of_a_second):
     plan = planned(tmp_path, trials=1, search=search, max_concurrent=1)
     estimate = dry_run(plan, WorkerShape(), None).estimate
     steps = sum(2 * (16 * cost + 359 / 64 / 3) + 33 for cost in (1.0, 2.0))
+    rest = 2 * beside_steps(2) + estimating._RAY_SECONDS
     assert estimate.step_seconds == 1.0
-    assert estimate.hours * 3600 == pytest.approx(steps + module._RAY_SECONDS)
-    assert estimate.high * 3600 == pytest.approx(2 * steps + module._RAY_SECONDS)
+    assert estimate.hours * 3600 == pytest.approx(steps + rest)
+    assert estimate.high * 3600 == pytest.approx(2 * steps + rest)
     assert estimate.low == estimate.hours
 
 
@@ -95,9 +102,9 @@ def test_base_steps_beside_a_training_s_are_as_many_as_its_timer_takes(
     training = {"epochs": epochs, "batch_size": 64, "lr": 0.05}
     search = {"optimizer": "esam", "beta": 1.0, "gamma": 1.0, "rho": {"low": 0.1, "high": 1.0}}
     plan = planned(tmp_path, trials=1, training=training, search=search, max_concurrent=1)
-    taken = dry_run(plan, WorkerShape(), None).estimate.hours * 3600 - module._RAY_SECONDS
+    taken = dry_run(plan, WorkerShape(), None).estimate.hours * 3600 - estimating._RAY_SECONDS
     own = sum(epochs * (16 * cost + 359 / 64 / 3) for cost in (1.0, 2.0))
-    assert taken - own == pytest.approx(2 * beside)
+    assert taken - own == pytest.approx(2 * beside + 2 * beside_steps(epochs))
 
 
 @pytest.mark.parametrize(("concurrent", "at_once"), [(2, 2), (6, 3)])
@@ -114,8 +121,9 @@ def test_no_more_trials_share_the_time_than_there_are(tmp_path, monkeypatch, con
     assert found.document()["plan"]["max_concurrent"] == at_once
 
     def seconds(sam):
-        one, rest = (2 * (16 * cost + 359 / 64 / 3) + 33 for cost in (1.0, sam))
-        return max((one + 2 * rest) / at_once, rest) + module._RAY_SECONDS
+        both = ((2 * (16 * cost + 359 / 64 / 3) + 33) for cost in (1.0, sam))
+        one, rest = (steps + beside_steps(2) for steps in both)
+        return max((one + 2 * rest) / at_once, rest) + estimating._RAY_SECONDS
 
     # SAM's steps take 2.5 times a base step's, and are counted as twice as dear.
     assert found.estimate.sam_time_ratio == 2.5

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esam_tune.study import cluster
+from esam_tune.study.estimate import Estimate, at_a_time, estimate
 from esam_tune.study.feasibility import PredictedCost
 from esam_tune.study.preflight import Plan
-from esam_tune.study.spec import StudySpec, describe_params
+from esam_tune.study.spec import describe_params
 from esam_tune.tracking.store import without_credentials
 
 if TYPE_CHECKING:
@@ -23,42 +24,6 @@ if TYPE_CHECKING:
 
 _PROPOSALS = 5
 _DRAWS = 256
-# Seconds a trial and a study take beside training, on two cores: benchmarks/orchestration.py and
-# the README's figures.
-_GROUP_SECONDS = 17.0
-_RAY_SECONDS = 10.0
-# An evaluated image takes a forward pass: a third of a step's work.
-_EVALUATION_SHARE = 1 / 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """How long the study takes if no trial is stopped early.
-
-    Args:
-        step_seconds: of the base optimizer, median of the steps measured.
-        sam_time_ratio: of a SAM step, median time over the base optimizer's, measured.
-        sam_flops_ratio: the same as it is counted.
-        measured_on: the device.
-        hours: from the median step, what other optimizers take beyond it being as much dearer than
-            counted as SAM's.
-        low: hours if all steps were as fast as the fastest tenth of those measured, and took the
-            lesser of what is counted and what SAM's suggests.
-        high: hours if all were as slow as the slowest tenth, and took the greater.
-        gpu_hours: GPUs held by trials, times the hours they are held.
-        decoding_included: whether steps were timed with all that a training waits for; False for
-            streamed images, which are decoded beside it.
-    """
-
-    step_seconds: float
-    sam_time_ratio: float
-    sam_flops_ratio: float
-    measured_on: str
-    hours: float
-    low: float
-    high: float
-    gpu_hours: float
-    decoding_included: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +51,7 @@ class DryRun:
     @property
     def at_a_time(self) -> int:
         """Trials that run side by side, of which there may be fewer than fit."""
-        return _at_a_time(self.plan.spec, self.placement)
+        return at_a_time(self.plan.spec, self.placement)
 
     def document(self) -> dict[str, Any]:
         """A study's JSON document without trials, and the plan."""
@@ -216,7 +181,7 @@ def dry_run(plan: Plan, shape: WorkerShape, address: str | None) -> DryRun:
         proposals=_first_proposals(plan, predicted),
         cost=(min(drawn), statistics.median(drawn), max(drawn)),
         allowed=len(admitted) / len(drawn),
-        estimate=_estimate(plan, placement, predicted, statistics.mean(admitted or drawn)),
+        estimate=estimate(plan, placement, predicted, statistics.mean(admitted or drawn)),
     )
 
 
@@ -229,77 +194,6 @@ def _first_proposals(plan: Plan, predicted: PredictedCost) -> list[dict[str, Any
         proposals = Proposals(where, spec, predicted.admits, price=predicted, warm=plan.warm_start)
         asked = (proposals.ask(i, f"{i:04d}") for i in range(min(_PROPOSALS, spec.trials)))
         return [proposed[1] for proposed in asked if proposed is not None]
-
-
-def _at_a_time(spec: StudySpec, placement: Placement) -> int:
-    return min(placement.max_concurrent, (spec.trials + len(spec.baselines)) * spec.seeds)
-
-
-def _estimate(
-    plan: Plan, placement: Placement, predicted: PredictedCost, mean_cost: float
-) -> Estimate | None:
-    import torch
-
-    from esam_tune.step_probe import SAM, probe_steps
-    from esam_tune.step_timer import StepTimer
-    from esam_tune.tasks.data import load_split
-
-    on_gpu = placement.gpus_per_worker > 0
-    if on_gpu and not torch.cuda.is_available():
-        return None
-    device = torch.device("cuda" if on_gpu else "cpu")
-    spec, training = plan.spec, plan.spec.training
-    train, val = load_split(spec.task, "train"), load_split(spec.task, "val")
-    rows = training.batch_size // plan.workers
-    threads = torch.get_num_threads()
-    torch.set_num_threads(placement.threads)
-    try:
-        base, sam = probe_steps(spec.task, training, train, rows, device)
-    finally:
-        torch.set_num_threads(threads)
-    step, sam_ratio = statistics.median(base), statistics.median(sam) / statistics.median(base)
-    sam_counted = predicted(SAM)
-    # How much longer the part of a step beyond the base optimizer's takes than is counted.
-    longer = (sam_ratio - 1.0) / (sam_counted - 1.0)
-    # Of each kind of trial its cost and how many there are, be that a million.
-    kinds = [(predicted(baseline.params), spec.seeds) for baseline in spec.baselines]
-    kinds.append((mean_cost, spec.trials * spec.seeds))
-    steps = len(train) // training.batch_size
-    evaluated = _EVALUATION_SHARE * len(val) / training.batch_size
-    # Base steps that a trial takes beside its own to measure its cost; the first one warms up.
-    beside = 1 + sum(
-        len(StepTimer.drawn_steps(steps, epoch, training.epochs))
-        for epoch in range(1, training.epochs + 1)
-    )
-    start = _GROUP_SECONDS if plan.workers > 1 else 0.0
-
-    def held(cost: float, seconds: float, longer: float) -> float:
-        """Seconds that a trial holds its workers."""
-        each = 1.0 + (cost - 1.0) * longer
-        return (training.epochs * (steps * each + evaluated) + beside) * seconds + start
-
-    def together(seconds: float, longer: float) -> float:
-        """Seconds that all trials hold their workers, one after the other."""
-        return sum(count * held(cost, seconds, longer) for cost, count in kinds)
-
-    def hours(seconds: float, longer: float) -> float:
-        # Not all that fit find work to the end.
-        longest = max(held(cost, seconds, longer) for cost, _ in kinds)
-        elapsed = max(together(seconds, longer) / _at_a_time(spec, placement), longest)
-        return (elapsed + _RAY_SECONDS) / 3600
-
-    ranked, tenth = sorted(base), len(base) // 10
-    return Estimate(
-        step_seconds=step,
-        sam_time_ratio=sam_ratio,
-        sam_flops_ratio=sam_counted,
-        measured_on=torch.cuda.get_device_name(device) if on_gpu else "this machine's CPU",
-        hours=hours(step, longer),
-        low=hours(ranked[tenth], min(1.0, longer)),
-        high=hours(ranked[-1 - tenth], max(1.0, longer)),
-        gpu_hours=together(step, longer) / 3600 * plan.workers * placement.gpus_per_worker,
-        decoding_included=not train.cropped_by_loader,
-    )
 
 
 def _duration(hours: float) -> str:
