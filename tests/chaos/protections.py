@@ -475,18 +475,60 @@ SIGNALS = _of(
     (
         "the first signal is a wish that work is saved after",
         "study/signals.py",
-        "        received.append(signal.Signals(number))\n        for name in _WATCHED:",
-        "        for name in _WATCHED:",
+        "        received.append(signal.Signals(number))\n        for name in WATCHED:",
+        "        for name in WATCHED:",
         "test_signals.py",
     ),
     (
         "the second signal ends the process",
         "study/signals.py",
         "    def note(number: int, _frame: FrameType | None) -> None:\n"
-        "        received.append(signal.Signals(number))\n        for name in _WATCHED:",
+        "        received.append(signal.Signals(number))\n        for name in WATCHED:",
         "    def note(number: int, _frame: FrameType | None) -> None:\n"
         "        received.append(signal.Signals(number))\n        for name in ():",
         "test_signals.py",
+    ),
+    (
+        "the start of a process is not left in its midst",
+        "study/signals.py",
+        "        if _starts_a_process(frame):",
+        "        if False:",
+        "test_signals.py",
+    ),
+    (
+        "a signal ends a command while Ray starts",
+        "study/ray_start.py",
+        "    os._exit(128 + number)",
+        "    pass",
+        "test_ray_start.py",
+    ),
+    (
+        "what Ray has started by then ends with it",
+        "study/ray_start.py",
+        "    kill_descendants(os.getpid())\n    os._exit(",
+        "    os._exit(",
+        "test_ray_start.py",
+    ),
+    (
+        "a start that is broken off leaves nothing",
+        "study/ray_start.py",
+        "        if isinstance(error, KeyboardInterrupt) or came.is_set():",
+        "        if False:",
+        "test_ray_start.py",
+    ),
+    (
+        "a notebook does not end so",
+        "study/ray_start.py",
+        "if not (_of_a_command.get() and",
+        "if not (",
+        "test_ray_start.py",
+    ),
+    (
+        "Ray's own handler of SIGTERM stays out",
+        "study/ray_start.py",
+        "    utils.set_sigterm_handler = keep\n",
+        "",
+        "test_cluster.py",
     ),
     (
         "handlers are put back",

@@ -113,10 +113,17 @@ def test_a_second_signal_ends_it_at_once(tmp_path, number, code, record_property
         began = time.monotonic()
         sweep.process.send_signal(number)
         assert sweep.end(120) == -number
-        figures = {"signal": number.name, "seconds": round(time.monotonic() - began, 2)}
+        seconds = time.monotonic() - began
+        left = sweep.left_behind()
+        figures = {
+            "second signal": number.name,
+            "seconds": round(seconds, 2),
+            "processes left": len(left.processes),
+            "ports left": len(left.ports),
+            "files left": left.files,
+        }
         record_property("figures", figures)
         print(json.dumps(figures))  # noqa: T201
-        left = sweep.left_behind()
         assert not left.processes
         assert not left.ports
 
