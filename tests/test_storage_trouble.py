@@ -1,6 +1,8 @@
 """A storage in trouble when a study starts: full, read-only, in use, or with a damaged store."""
 
+import functools
 import os
+import sqlite3
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from esam_tune.cli import main
 from esam_tune.errors import InputError
 from esam_tune.study.folder import check_storage, study_folder
 from esam_tune.tracking import spool
+from esam_tune.tracking.store import connect, local_uri
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk")
 
@@ -86,8 +89,61 @@ def test_a_damaged_tracking_store_costs_no_study_and_is_named(tmp_path, capsys, 
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 500)
     before = path.read_bytes()
     assert main(["sync", "small", "--storage", str(tmp_path)]) == 1
-    said = capsys.readouterr().err
-    assert "file is not a database" in said
-    assert f"{len(before.splitlines())} are kept: try again later" in said
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "file is not a database" in line
+    assert f"{len(before.splitlines())} are kept: try again later" in line
     assert path.read_bytes() == before
     assert main(["pareto", "small", "--storage", str(tmp_path)]) == 0
+
+
+class HastyCursor(sqlite3.Cursor):
+    """Does not wait for a lock for the twenty seconds that MLflow gives each of its requests."""
+
+    def execute(self, statement, *parameters):
+        hasty = statement.replace("busy_timeout = 20000", "busy_timeout = 20")
+        return super().execute(hasty, *parameters)
+
+
+class HastyConnection(sqlite3.Connection):
+    def cursor(self):
+        return super().cursor(HastyCursor)
+
+
+@pytest.mark.slow
+def test_a_tracking_store_that_another_program_holds_gets_everything_later(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(spool, "_POLL_SECONDS", 0.01)
+    hasty = functools.partial(sqlite3.connect, factory=HastyConnection)
+    monkeypatch.setattr("sqlite3.dbapi2.connect", hasty)
+    path = tmp_path / "small" / "journal.jsonl"
+    study = WrittenStudy(path, study_spec(name="small"), tracking_uri=None)
+    study.trial(0.8, 1.4)
+    sync = ["sync", "small", "--storage", str(tmp_path)]
+    assert main(sync) == 0
+    late = study.trial(0.9, 1.5)
+    before = path.read_bytes()
+    other = sqlite3.connect(tmp_path / "mlflow.db")
+    # From writers alone, so that a request fails in the midst of others; then from readers, too.
+    for kind in ("IMMEDIATE", "EXCLUSIVE"):
+        other.execute(f"BEGIN {kind}")
+        capsys.readouterr()
+        assert main(sync) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("esam-tune: MLflow at sqlite:///")
+        assert line.endswith(
+            "does not take records (database is locked); 4 are kept: try again later"
+        )
+        other.rollback()
+    other.close()
+    assert path.read_bytes() == before
+    assert main(sync) == 0
+    client = connect(local_uri(tmp_path))
+    experiment = client.get_experiment_by_name("esam-tune")
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 3
+    (run,) = [run for run in runs if run.data.tags.get("esam_tune.trial_id") == late]
+    for key, value in (("val_accuracy", 0.9), ("step_flops_ratio", 1.5)):
+        history = client.get_metric_history(run.info.run_id, key)
+        assert [(point.step, point.value) for point in history] == [(1, value), (2, value)]

@@ -292,7 +292,8 @@ class Tracker:
         try:
             runs.write_probe(datetime.now(UTC).isoformat(timespec="seconds"))
         except Exception:  # noqa: BLE001 - the server's trouble, then
-            raise error from None
+            # Its cause has the words of a database that is behind it.
+            raise error from error.__cause__
 
 
 def _says_no(error: Exception) -> bool:

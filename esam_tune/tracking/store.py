@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import logging
 import os
 import re
 import socket
@@ -49,6 +50,9 @@ def connect(uri: str, *, retries: int | None = None) -> Any:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     # Standard output is for results.
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    # It would log a traceback at each request that a locked or full database refuses, beside the
+    # error, which whoever calls says in a line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     from mlflow import MlflowClient
 
     make_store(uri)
@@ -235,8 +239,10 @@ def error_text(error: BaseException, uri: str) -> str:
         error: of MLflow, whose text begins with the address that it asked, password included.
         uri: that address.
     """
-    lines = str(error).strip().splitlines()
-    text = lines[0] if lines else type(error).__name__
+    # What a database said; the text of SQLAlchemy around it begins with advice to programmers.
+    said = getattr(error.__cause__, "orig", None) or error
+    lines = str(said).strip().splitlines()
+    text = lines[0] if lines else type(said).__name__
     # Of a request that failed below HTTP, what was asked and the innermost cause.
     text = re.sub(r" failed with exception .*\(Caused by (.*)\)$", r": \1", text)
     login = uri.partition("://")[2].partition("/")[0].rpartition("@")[0]
