@@ -29,7 +29,7 @@ from esam_tune.study.study_run import StudyRun
 from esam_tune.study.trial_record import TrialRecord
 from esam_tune.trial import RunRequest, run_here
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 EPOCHS = 4
 EXACT = ("epoch", "train_loss", "val_loss", "val_accuracy", "step_flops_ratio", "sharpness")
@@ -267,6 +267,7 @@ def hanging_group(asleep: str) -> Callable[[Mapping[str, Any]], None]:
     return trainable
 
 
+@pytest.mark.long
 def test_a_group_whose_worker_hangs_gives_its_workers_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

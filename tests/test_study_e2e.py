@@ -275,7 +275,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     ("stop", "code"),
     [
         pytest.param(signal.SIGINT, 130, marks=pytest.mark.long),
-        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long),
+        (signal.SIGTERM, 143),
         (signal.SIGKILL, -9),
     ],
 )

@@ -19,7 +19,7 @@ from esam_tune import __version__
 from esam_tune.cli import pareto, refine, report, scale, spaces, sweep, sync, train, ui
 from esam_tune.cli.arguments import DONE, FAILED, INTERRUPTED, TERMINATED, WRONG_INPUT, Parser
 from esam_tune.errors import InputError, RunFailedError, one_line
-from esam_tune.study.ray_start import process_of_a_command
+from esam_tune.study.process_end import process_of_a_command
 from esam_tune.study.signals import Stopped
 
 _log = logging.getLogger(__name__)

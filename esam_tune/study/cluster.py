@@ -12,7 +12,7 @@ from pathlib import Path
 
 from esam_tune.errors import InputError, RunFailedError
 from esam_tune.study.placement import Node
-from esam_tune.study.ray_start import ended_by_signals, no_handler_of_rays
+from esam_tune.study.process_end import ended_by_a_signal
 from esam_tune.study.signals import handlers_put_back
 
 _log = logging.getLogger(__name__)
@@ -93,6 +93,26 @@ def _own_dashboard() -> Iterator[int]:
             os.environ[_DASHBOARD] = before
 
 
+@contextmanager
+def _no_handler_of_rays() -> Iterator[None]:
+    """Leave SIGTERM to whom it was while Ray starts or connects.
+
+    Ray's own handler would wait until the node is drained and then raise SystemExit wherever the
+    process is: in a hook of fork, say, where it goes unnoticed and leaves a lock held for good.
+    """
+    from ray._private import utils
+
+    def keep(_handler: object) -> None:
+        pass
+
+    installs = utils.set_sigterm_handler
+    utils.set_sigterm_handler = keep
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = installs
+
+
 def _log_folder() -> Path:
     """Where the connected Ray keeps this node's logs."""
     import ray
@@ -144,7 +164,7 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[list[Node]]
         # Tune puts one of its own in SIGUSR1's place.
         held.enter_context(handlers_put_back(signal.SIGTERM, signal.SIGUSR1))
         known = held.enter_context(_variables(address))
-        with ended_by_signals():
+        with ended_by_a_signal():
             if address is None:
                 held.enter_context(_kept_to_this_machine())
             import ray
@@ -224,7 +244,7 @@ def _connect(address: str | None, known: str | None, *, distributed: bool) -> No
 
     try:
         if address is None:
-            with _own_dashboard() as port, no_handler_of_rays():
+            with _own_dashboard() as port, _no_handler_of_rays():
                 ray.init(
                     address="local",
                     num_cpus=local_cores(),
@@ -236,7 +256,7 @@ def _connect(address: str | None, known: str | None, *, distributed: bool) -> No
                 )
             return
         named = {"RAY_ADDRESS": known} if distributed and known else {}
-        with no_handler_of_rays():
+        with _no_handler_of_rays():
             context = ray.init(
                 address=address,
                 runtime_env={"env_vars": named} if named else None,

@@ -18,6 +18,9 @@ WATCHED = (signal.SIGINT, signal.SIGTERM)
 # What :func:`raise_on_signals` has sent this process again, and nobody has counted yet.
 REPEATED: list[int] = []
 
+# What a second signal meets: its default effect, but where something watches over this process.
+second_signals_handler: signal.Handlers | Callable[[int, FrameType | None], None] = signal.SIG_DFL
+
 _SOON_SECONDS = 0.05
 _START = subprocess.Popen.__init__.__code__
 
@@ -36,7 +39,7 @@ class Stopped(BaseException):
 
 @contextmanager
 def raise_on_signals() -> Iterator[None]:
-    """Leave the block at the first SIGINT or SIGTERM; a second one takes its default effect.
+    """Leave the block at the first SIGINT or SIGTERM; a second one ends the process.
 
     Raises:
         Stopped: then.
@@ -53,7 +56,7 @@ def raise_on_signals() -> Iterator[None]:
             threading.Timer(_SOON_SECONDS, _repeat, (number,)).start()
             return
         for name in WATCHED:
-            signal.signal(name, signal.SIG_DFL)
+            signal.signal(name, second_signals_handler)
         received.append(signal.Signals(number))
         # The one exception that Ray's C++ waits let through.
         raise KeyboardInterrupt
@@ -86,13 +89,13 @@ def _repeat(number: int) -> None:
 
 @contextmanager
 def stop_on_signals() -> Iterator[list[signal.Signals]]:
-    """Collect the first SIGINT or SIGTERM; a second one takes its default effect at once."""
+    """Collect the first SIGINT or SIGTERM; a second one ends the process at once."""
     received: list[signal.Signals] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
         received.append(signal.Signals(number))
         for name in WATCHED:
-            signal.signal(name, signal.SIG_DFL)
+            signal.signal(name, second_signals_handler)
 
     with _handled_by(note):
         yield received

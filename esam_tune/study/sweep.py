@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,7 +17,7 @@ from esam_tune.study.execution import SweepResult, carry_out
 from esam_tune.study.node_data import check_all_nodes_have
 from esam_tune.study.preflight import Plan, SweepOptions, check_plan, draw_up, preflight
 from esam_tune.study.shared_storage import check_all_nodes_see
-from esam_tune.study.signals import Stopped, raise_on_signals, stop_on_signals
+from esam_tune.study.signals import raise_on_signals, stop_on_signals
 from esam_tune.study.space import Overrides
 from esam_tune.study.spec import StudySpec
 
@@ -100,23 +99,18 @@ def _run(
     console: Console,
 ) -> SweepResult:
     with stop_on_signals() as stop, ExitStack() as held:
-        try:
-            # Until a trial starts there is nothing to save.
-            with raise_on_signals():
-                held.enter_context(plan.folder.lock())
-                # Another process may have made or ended the study between the check and the lock.
-                checked, plan = plan, plan_again()
-                if plan != checked:
-                    check_plan(plan, options)
-                found = held.enter_context(
-                    cluster.connected(options.address, distributed=plan.workers > 1)
-                )
-                placement = plan.place(found, options.shape, "the Ray cluster")
-                where, field = plan.checkpoint_storage or str(plan.folder.path), "--storage"
-                check_all_nodes_see(where, OPTION if plan.checkpoint_storage else field)
-                check_all_nodes_have(plan.spec.task, placement.gpus_per_worker)
-        except Stopped as stopped:
-            # Heard of out here, too, so that a second one takes its default effect.
-            signal.raise_signal(stopped.signal)
-            raise
+        # Until a trial starts there is nothing to save.
+        with raise_on_signals():
+            held.enter_context(plan.folder.lock())
+            # Another process may have made or ended the study between the check and the lock.
+            checked, plan = plan, plan_again()
+            if plan != checked:
+                check_plan(plan, options)
+            found = held.enter_context(
+                cluster.connected(options.address, distributed=plan.workers > 1)
+            )
+            placement = plan.place(found, options.shape, "the Ray cluster")
+            where, field = plan.checkpoint_storage or str(plan.folder.path), "--storage"
+            check_all_nodes_see(where, OPTION if plan.checkpoint_storage else field)
+            check_all_nodes_have(plan.spec.task, placement.gpus_per_worker)
         return carry_out(plan, options, placement, agenda_for, stop, console)

@@ -112,7 +112,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path, number, code, record_property
         time.sleep(0.3)
         began = time.monotonic()
         sweep.process.send_signal(number)
-        assert sweep.end(120) == -number
+        assert sweep.end(120) == code
         seconds = time.monotonic() - began
         left = sweep.left_behind()
         figures = {

@@ -1,4 +1,4 @@
-"""A signal while Ray starts: a command ends within seconds, and all that it had started."""
+"""Signals that an orderly end does not answer: a command ends, and all that it has started."""
 
 import os
 import signal
@@ -15,23 +15,23 @@ from study_events import WrittenStudy
 
 from esam_tune import sweep
 from esam_tune.cli import main
-from esam_tune.study import ray_start
-from esam_tune.study.signals import Stopped, raise_on_signals
+from esam_tune.study import process_end
+from esam_tune.study.signals import Stopped, raise_on_signals, stop_on_signals
 from esam_tune.study.space import load_space
 
 # A start that no handler of Python's can end: the main thread waits in C for a lock it holds.
 STUCK = """
 import ctypes, subprocess, sys, threading
 from contextlib import nullcontext
-from esam_tune.study import ray_start
+from esam_tune.study import process_end
 from esam_tune.study.signals import raise_on_signals
 
-ray_start._PATIENCE_SECONDS = float(sys.argv[2])
-of_a_command = ray_start.process_of_a_command if sys.argv[1] == "command" else nullcontext
+process_end._PATIENCE_SECONDS = float(sys.argv[2])
+of_a_command = process_end.process_of_a_command if sys.argv[1] == "command" else nullcontext
 child = "import subprocess, sys, time\\n"
 child += "print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).pid,"
 child += " flush=True)\\ntime.sleep(600)"
-with of_a_command(), raise_on_signals(), ray_start.ended_by_signals():
+with of_a_command(), raise_on_signals(), process_end.ended_by_a_signal():
     started = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True)
     pids, lock = (started.pid, int(started.stdout.readline())), ctypes.create_string_buffer(64)
     wait = ctypes.CDLL(None).pthread_mutex_lock
@@ -71,7 +71,7 @@ def what_is_ended(monkeypatch):
     """Ray, and the processes whose descendants are killed, in turn; truly nothing is."""
     ended = []
     monkeypatch.setattr("ray.shutdown", lambda: ended.append("Ray"))
-    monkeypatch.setattr(ray_start, "kill_descendants", ended.append)
+    monkeypatch.setattr(process_end, "kill_descendants", ended.append)
     return ended
 
 
@@ -105,13 +105,15 @@ def test_a_start_that_cannot_be_broken_off_ends_with_all_it_started(number):
         assert all(ends(pid) for pid in started)
 
 
-def test_a_second_signal_does_not_wait():
+def test_a_second_signal_ends_all_at_once():
     with stuck("command", 600) as (process, started):
         process.send_signal(signal.SIGINT)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(1)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 128 + signal.SIGINT
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 128 + signal.SIGTERM
+        assert errors == "esam-tune: SIGTERM came as the second signal: ended at once\n"
         assert all(ends(pid) for pid in started)
 
 
@@ -143,9 +145,9 @@ def test_a_start_that_is_broken_off_takes_with_it_what_has_started(
 
     with (
         pytest.raises(Stopped) as stopped,
-        ray_start.process_of_a_command(),
+        process_end.process_of_a_command(),
         raise_on_signals(),
-        ray_start.ended_by_signals(),
+        process_end.ended_by_a_signal(),
     ):
         begin()
     assert stopped.value.signal is number
@@ -156,8 +158,8 @@ def test_an_error_of_its_own_ends_nothing_else(monkeypatch):
     ended = what_is_ended(monkeypatch)
     with (
         pytest.raises(ValueError, match="of its own"),
-        ray_start.process_of_a_command(),
-        ray_start.ended_by_signals(),
+        process_end.process_of_a_command(),
+        process_end.ended_by_a_signal(),
     ):
         raise ValueError("of its own")
     assert not ended
@@ -208,24 +210,67 @@ def test_a_notebook_hears_of_it(tmp_path, monkeypatch):
     assert not (storage / "tiny").exists()
 
 
-def test_a_start_without_a_signal_leaves_no_thread_file_or_wakeup():
+def test_without_signals_nothing_is_left_of_the_watch():
     threads, files = threading.active_count(), open_files()
-    with ray_start.process_of_a_command(), ray_start.ended_by_signals():
-        assert threading.active_count() == threads + 1
+    with process_end.process_of_a_command():
+        with process_end.ended_by_a_signal():
+            assert threading.active_count() == threads + 1
+        with process_end.process_of_a_command():
+            assert threading.active_count() == threads + 1
     assert threading.active_count() == threads
     assert open_files() == files
     assert signal.set_wakeup_fd(-1) == -1
 
 
+def until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+@BOTH
+def test_where_work_is_saved_the_first_signal_may_take_its_time(monkeypatch, number):
+    ended = what_is_ended(monkeypatch)
+    monkeypatch.setattr(process_end, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with process_end.process_of_a_command(), stop_on_signals() as stop:
+        with process_end.ended_by_a_signal():
+            pass
+        signal.raise_signal(number)
+        time.sleep(0.3)
+        assert stop == [number]
+        assert not ended
+        signal.raise_signal(number)
+        until(lambda: len(ended) == 2)
+        assert ended == [os.getpid(), 128 + number]
+        # Of Python's handlers the first alone heard of it.
+        assert stop == [number]
+
+
+def test_a_forked_childs_signals_are_its_own(monkeypatch):
+    ended = what_is_ended(monkeypatch)
+    with process_end.process_of_a_command(), stop_on_signals() as stop:
+        child = os.fork()
+        if child == 0:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            os._exit(0)
+        os.waitpid(child, 0)
+        time.sleep(0.3)
+        assert not ended
+        assert not stop
+
+
 def test_another_signal_ends_nothing(monkeypatch):
     ended = what_is_ended(monkeypatch)
-    monkeypatch.setattr(ray_start, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(process_end, "_PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(os, "_exit", ended.append)
     before = signal.signal(signal.SIGUSR1, lambda *_: None)
     try:
-        with ray_start.process_of_a_command(), ray_start.ended_by_signals():
+        with process_end.process_of_a_command(), process_end.ended_by_a_signal():
             signal.raise_signal(signal.SIGUSR1)
-            time.sleep(0.2)
+            signal.raise_signal(signal.SIGUSR1)
+            time.sleep(0.3)
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert not ended
@@ -234,7 +279,7 @@ def test_another_signal_ends_nothing(monkeypatch):
 def test_what_others_started_is_not_killed():
     mine = sleeper()
     with stuck("notebook", 0.2) as (process, started):
-        ray_start.kill_descendants(process.pid)
+        process_end.kill_descendants(process.pid)
         assert all(ends(pid) for pid in started)
         assert runs(process.pid)
         assert runs(mine.pid)
