@@ -170,6 +170,8 @@ def held(whole):
     """What of a cluster is not free, by kind."""
     groups = [g for g in placement_group_table().values() if g["state"] != "REMOVED"]
     actors = Counter(a.class_name for a in list_actors() if a.state != "DEAD")
+    # Ray Train's own, one a cluster, for all who use it: it stays, and takes nothing.
+    actors.pop("_AutoscalingCoordinatorActor", None)
     free = ray.available_resources()
     taken = {
         name: amount - free.get(name, 0)
