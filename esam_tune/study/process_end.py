@@ -55,7 +55,7 @@ class _Watch(threading.Thread):
             left = None if due is None else max(0.0, due - time.monotonic())
             if not select.select([self.reading], [], [], left)[0]:
                 assert self.first is not None
-                _end(self.first, "ended the command while Ray started")
+                _end(self.first, f"{_name(self.first)} ended the command while Ray started")
             received = os.read(self.reading, 1)
             if received == _OVER:
                 return
@@ -65,7 +65,7 @@ class _Watch(threading.Thread):
             if REPEATED:
                 REPEATED.pop()
             elif self.first is not None:
-                _end(number, "came as the second signal: ended at once")
+                _end(number, f"{_name(number)} came as the second signal: ended at once")
             else:
                 self.first = number
                 if self._due is not None:
@@ -143,9 +143,13 @@ def _stop_what_started() -> None:
     kill_descendants(os.getpid())
 
 
+def _name(number: int) -> str:
+    return signal.Signals(number).name
+
+
 def _end(number: int, why: str) -> None:
     """End this process and all that it has started, now."""
-    message = f"esam-tune: {signal.Signals(number).name} {why}\n"
+    message = f"esam-tune: {why}\n"
     # Whom nobody listens to ends all the same.
     with suppress(OSError, ValueError):
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, message.encode())
