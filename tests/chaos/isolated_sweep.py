@@ -181,11 +181,16 @@ class IsolatedSweep:
     def left_behind(self, within: float = _GONE_SECONDS) -> LeftBehind:
         """Wait some seconds for the ended process' others to end; what is there then."""
         began = time.monotonic()
-        while (left := processes_of_the_host(self.mark)) and time.monotonic() - began < within:
+        while True:
+            left = processes_of_the_host(self.mark)
+            # A process that is just ending has no environment any more to be known by, but files.
+            ports = self._ports & {port for port, _ in _listening()}
+            if not (left or ports) or time.monotonic() - began > within:
+                break
             time.sleep(0.05)
         return LeftBehind(
             processes=left,
-            ports=self._ports & {port for port, _ in _listening()},
+            ports=ports,
             files=sorted(
                 name
                 for name in (str(path.relative_to(self.scratch)) for path in _files(self.scratch))
