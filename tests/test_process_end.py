@@ -248,13 +248,14 @@ def test_where_work_is_saved_the_first_signal_may_take_its_time(monkeypatch, num
 
 
 def test_a_forked_childs_signals_are_its_own(monkeypatch):
-    ended = what_is_ended(monkeypatch)
+    ended, leave = what_is_ended(monkeypatch), os._exit
+    monkeypatch.setattr(os, "_exit", ended.append)
     with process_end.process_of_a_command(), stop_on_signals() as stop:
         child = os.fork()
         if child == 0:
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)
-            os._exit(0)
+            leave(0)
         os.waitpid(child, 0)
         time.sleep(0.3)
         assert not ended
