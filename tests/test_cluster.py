@@ -40,6 +40,8 @@ def ray_starts(monkeypatch, tmp_path):
         def init(**options):
             if seen is not None:
                 seen.append((options, os.environ.get("RAY_API_SERVER_ADDRESS")))
+            # As its C++ does, behind Python's back.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             return SimpleNamespace(dashboard_url=dashboard_url)
 
         monkeypatch.setattr("ray.init", init)
@@ -150,6 +152,15 @@ def test_rays_log_that_cannot_be_written_ends_nothing(ray_starts, monkeypatch, t
     monkeypatch.setattr(cluster, "_log_folder", lambda: tmp_path / "none")
     with cluster.connected(None, distributed=False) as nodes:
         assert nodes == []
+
+
+def test_rays_start_leaves_a_handler_of_ours_in_place(ray_starts):
+    ray_starts(None)
+    stops = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stops.append(number))
+    with cluster.connected(None, distributed=False):
+        signal.raise_signal(signal.SIGTERM)
+    assert stops == [signal.SIGTERM]
 
 
 @pytest.mark.parametrize(

@@ -119,3 +119,5 @@ def test_a_wait_for_ray_ends_at_the_signal():
         wait()
     assert stopped.value.signal is signal.SIGTERM
     assert not ray.is_initialized()
+    # Ray's own handler would have set an alarm, which aborts this process.
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

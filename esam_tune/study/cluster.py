@@ -176,7 +176,9 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[list[Node]]
                     "call ray.shutdown() first; give the cluster's address to use that one",
                 )
             held.callback(ray.shutdown)
-            _connect(address, known, distributed=distributed)
+            # Ray's C++ has one for SIGTERM that prints a stack and three seconds later aborts.
+            with handlers_put_back(signal.SIGTERM):
+                _connect(address, known, distributed=distributed)
             held.enter_context(_chatter_kept_to_its_log())
             nodes = cluster_nodes()
         yield nodes

@@ -658,6 +658,13 @@ SIGNALS = _of(
         "test_process_end.py",
     ),
     (
+        "that of its C++ is put away",
+        "study/cluster.py",
+        "            with handlers_put_back(signal.SIGTERM):\n                _connect(",
+        "            if True:\n                _connect(",
+        "test_cluster.py",
+    ),
+    (
         "Ray's own handler of SIGTERM stays out",
         "study/cluster.py",
         "    utils.set_sigterm_handler = keep\n",
