@@ -100,12 +100,19 @@ class JobCluster:
     ) -> subprocess.CompletedProcess[str]:
         """Submit a script of `jobs/` as docs/clusters.md says."""
         options = arguments[: arguments.index("--")]
-        return self.job(
-            "submit",
-            *("--submission-id", name, "--runtime-env", "jobs/runtime_env.yaml"),
-            *("--working-dir", ".", *options, "--", "python", f"jobs/{script}.py"),
-            *arguments[len(options) + 1 :],
-        )
+        deadline = time.monotonic() + 120
+        while True:
+            submitted = self.job(
+                "submit",
+                *("--submission-id", name, "--runtime-env", "jobs/runtime_env.yaml"),
+                *("--working-dir", ".", *options, "--", "python", f"jobs/{script}.py"),
+                *arguments[len(options) + 1 :],
+            )
+            # A node is there before its agent, which takes jobs; on a busy machine by a minute.
+            early = "No available agent to submit job" in submitted.stderr + submitted.stdout
+            if not early or time.monotonic() > deadline:
+                return submitted
+            time.sleep(2)
 
 
 @pytest.fixture(scope="module")
