@@ -10,14 +10,13 @@ import io
 import logging
 import os
 import select
-import signal
 import sys
 from collections.abc import Sequence
 from typing import TextIO
 
 from esam_tune import __version__
 from esam_tune.cli import pareto, refine, report, scale, spaces, sweep, sync, train, ui
-from esam_tune.cli.arguments import DONE, FAILED, INTERRUPTED, TERMINATED, WRONG_INPUT, Parser
+from esam_tune.cli.arguments import DONE, FAILED, INTERRUPTED, STOPPED_CODES, WRONG_INPUT, Parser
 from esam_tune.errors import InputError, RunFailedError, one_line
 from esam_tune.study.process_end import process_of_a_command
 from esam_tune.study.signals import Stopped
@@ -62,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except Stopped as stop:
         _say(f"{stop.signal.name} ended it before anything had begun that could be kept")
-        return TERMINATED if stop.signal is signal.SIGTERM else INTERRUPTED
+        return STOPPED_CODES[stop.signal]
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:

@@ -6,6 +6,7 @@ import argparse
 import inspect
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,9 @@ EXIT_CODES = {
     "interrupted": INTERRUPTED,
     "terminated": TERMINATED,
 }
+
+# By what a command was stopped.
+STOPPED_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 
 _PIPE_WIDTH = 120  # columns, where there is no terminal to ask
 

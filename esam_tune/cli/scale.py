@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esam_tune.cli.arguments import (
     DONE,
-    INTERRUPTED,
-    TERMINATED,
+    STOPPED_CODES,
     add_address,
     add_json,
     add_tracking_uri,
@@ -88,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
             document = scale(asked.settings, asked.options, asked.console.print)
     except Stopped as stop:
         asked.console.print(f"esam-tune: {stop.signal.name} ended the scaling study")
-        return TERMINATED if stop.signal is signal.SIGTERM else INTERRUPTED
+        return STOPPED_CODES[stop.signal]
     if options.json:
         print_json(document)
     else:

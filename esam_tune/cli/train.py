@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import signal
 from pathlib import Path
 from typing import Any
 
 from esam_tune.cli.arguments import (
     DONE,
     FAILED,
-    INTERRUPTED,
-    TERMINATED,
+    STOPPED_CODES,
     add_address,
     add_json,
     add_tracking_uri,
@@ -66,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     except Stopped as stop:
         kept = f"{again}" if folder.started() else "nothing is kept"
         progress.print(f"esam-tune: {stop.signal.name} ended the training; {kept}")
-        return TERMINATED if stop.signal is signal.SIGTERM else INTERRUPTED
+        return STOPPED_CODES[stop.signal]
     except RunFailedError:
         if folder.started():
             progress.print(f"esam-tune: {again}")
