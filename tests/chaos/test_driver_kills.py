@@ -10,8 +10,10 @@ import os
 import random
 import signal
 import time
-from collections import Counter
-from dataclasses import replace
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from conftest import write_space
@@ -19,6 +21,7 @@ from isolated_sweep import IsolatedSweep
 from kill_moments import END, Moment, moments, wait_for
 from study_verdict import Verdict, run_ids, verdict, without_times
 
+from esam_tune.run_state import manifest_file
 from esam_tune.study.space import load_space
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.slow]
@@ -81,10 +84,41 @@ def undisturbed(folder, **changes):
         return finished(sweep)
 
 
+def gone_back(sweep):
+    """How often a run wrote a checkpoint that is not behind its last one, of those still there.
+
+    Epochs that are trained again are in no journal, as they are known. That a run went on from
+    its checkpoint shows in the next one alone: from the beginning it would be an earlier one.
+    """
+    epochs = defaultdict(list)
+    for event in sweep.events("checkpoint"):
+        manifest = Path(event["path"], manifest_file(0))
+        if manifest.exists():
+            written = json.loads(manifest.read_text())["content"]
+            epochs[event["trial_id"]].append(written["epoch"])
+    return sum(later <= before for run in epochs.values() for before, later in pairwise(run))
+
+
+@dataclass
+class Kills:
+    """What came of the kills of a study.
+
+    Args:
+        done: the moments that came.
+        left: after each.
+        misses: starts of a study that ended before the moment.
+        gone_back: checkpoints, after each kill, that were not behind the one before them.
+    """
+
+    done: list = field(default_factory=list)
+    left: list = field(default_factory=list)
+    misses: int = 0
+    gone_back: int = 0
+
+
 def killed(sweep, spec, plan):
-    """Start and kill a study, moment by moment; the kinds that came, what was left, and misses."""
-    done, left, misses = [], [], 0
-    plan = list(plan)
+    """Start and kill a study, moment by moment."""
+    found, plan = Kills(), list(plan)
 
     def over():
         return len(sweep.events("trial_end")) >= len(run_ids(spec, sweep.events()))
@@ -94,35 +128,37 @@ def killed(sweep, spec, plan):
         moment = plan[0]
         if wait_for(moment, sweep, over):
             sweep.kill(everything=moment.everything)
-            left.append(sweep.left_behind(GONE_SECONDS))
-            done.append(plan.pop(0))
+            found.left.append(sweep.left_behind(GONE_SECONDS))
+            found.done.append(plan.pop(0))
+            found.gone_back += gone_back(sweep)
         else:
             # It had ended: an earlier moment than the end comes no more.
             assert sweep.end() == 0, sweep.errors.read_text()[-2000:]
-            misses += 1
-            assert misses <= MISSES, "the study is too short for its kills"
+            found.misses += 1
+            assert found.misses <= MISSES, "the study is too short for its kills"
             plan[0] = replace(moment, kind="start")
-        said = {"moment": str(moment), "at": len(sweep.events()), "misses": misses}
-        if left:
-            said |= {"left": sorted(left[-1].processes.values())}
+        said = {"moment": str(moment), "at": len(sweep.events()), "misses": found.misses}
+        if found.left:
+            said |= {"left": sorted(found.left[-1].processes.values())}
         print(json.dumps(said))  # noqa: T201
-    return done, left, misses
+    return found
 
 
-def figures_of(name, done, left, misses, sweep, seconds):
+def figures_of(name, kills, sweep, seconds):
     return {
         "study": name,
         "seed": SEED,
-        "kills": len(done),
-        "moments": dict(Counter(moment.kind for moment in done)),
-        "with all its processes": sum(moment.everything for moment in done),
-        "ended before the moment": misses,
+        "kills": len(kills.done),
+        "moments": dict(Counter(moment.kind for moment in kills.done)),
+        "with all its processes": sum(moment.everything for moment in kills.done),
+        "ended before the moment": kills.misses,
         "starts": len(sweep.events("study", "study_resume")),
         "runs": len(sweep.events("trial_end")),
         "epochs": len(sweep.events("epoch")),
         "checkpoints": len(sweep.events("checkpoint")),
-        "processes left": sum(len(found.processes) for found in left),
-        "longest until Ray had ended, seconds": round(max(found.seconds for found in left), 1),
+        "runs that did not go on from their checkpoint": kills.gone_back,
+        "processes left": sum(len(left.processes) for left in kills.left),
+        "longest until Ray had ended, seconds": round(max(it.seconds for it in kills.left), 1),
         "seconds": round(seconds),
     }
 
@@ -134,13 +170,13 @@ def test_a_killed_driver_loses_and_repeats_nothing(tmp_path, name, record_proper
     plan = moments(KILLS[name], ENDS, random.Random(f"{SEED} {name}"))
     sweep, spec = study_of(tmp_path / "disturbed", **changes)
     with sweep:
-        done, left, misses = killed(sweep, spec, plan)
+        kills = killed(sweep, spec, plan)
         document = finished(sweep)
         seconds = time.monotonic() - began
         found = verdict(
             spec, sweep.events(), document["tracking_uri"], sweep.journal.parent / "optuna.db"
         )
-        figures = figures_of(name, done, left, misses, sweep, seconds) | found.figures()
+        figures = figures_of(name, kills, sweep, seconds) | found.figures()
         print(json.dumps(figures))  # noqa: T201 - shown by pytest -s
     expected = without_times(undisturbed(tmp_path / "undisturbed", **changes))
     figures["result equal"] = without_times(document) == expected
@@ -148,7 +184,8 @@ def test_a_killed_driver_loses_and_repeats_nothing(tmp_path, name, record_proper
     print(json.dumps(figures))  # noqa: T201
     assert found == Verdict()
     assert without_times(document) == expected
-    assert not any(it.processes for it in left)
+    assert not kills.gone_back
+    assert not any(left.processes for left in kills.left)
     assert not (sweep.journal.parent / "tune").exists()
 
 
@@ -165,9 +202,9 @@ def test_a_stopped_and_a_killed_study_become_what_they_would_have_been(tmp_path)
         assert sweep.events()[-1]["event"] == "study_end"
         left = sweep.left_behind()
         assert left.nothing, left
-        done, (left,), _ = killed(sweep, spec, [Moment("between", 0.1, everything=False)])
-        assert [moment.kind for moment in done] == ["between"]
-        assert not left.processes
+        kills = killed(sweep, spec, [Moment("between", 0.1, everything=False)])
+        assert [moment.kind for moment in kills.done] == ["between"]
+        assert not kills.left[0].processes
         assert len(sweep.events("trial_end")) < 5
         document = finished(sweep)
         found = verdict(
