@@ -26,6 +26,7 @@ from esam_tune.domains import Value
 from esam_tune.study.dimensions import Choice, Dimension
 from esam_tune.study.grid import grid_points
 from esam_tune.study.spec import StudySpec
+from esam_tune.study.tpe import TPE
 
 # Samplers that need every dimension in every trial.
 _FLAT = ("nsga2", "nsga3", "gp")
@@ -86,7 +87,7 @@ def build_sampler(spec: StudySpec, index: int, attempt: int = 0) -> optuna.sampl
         return optuna.samplers.RandomSampler(seed=seed)
     match spec.sampler:
         case "tpe":
-            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+            return TPE(seed=seed, n_startup_trials=startup)
         case "nsga2":
             return _NSGAII(seed=seed, population_size=population)
         case "nsga3":
