@@ -5,15 +5,16 @@ import logging
 import os
 import signal
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
 import ray
-from ray._private import ray_constants, utils
+from ray._private import ray_constants, utils, worker
 from ray.tune.execution import class_cache
 
 from esam_tune.errors import InputError, RunFailedError
-from esam_tune.study import cluster
+from esam_tune.study import cluster, ray_messages
 
 
 def test_this_machine_is_a_cluster_of_one_node():
@@ -47,7 +48,7 @@ def ray_starts(monkeypatch, tmp_path):
         monkeypatch.setattr("ray.init", init)
         monkeypatch.setattr("ray.shutdown", lambda: None)
         monkeypatch.setattr("ray.nodes", list)
-        monkeypatch.setattr(cluster, "_log_folder", lambda: tmp_path)
+        monkeypatch.setattr(ray_messages, "_log_folder", lambda: tmp_path)
 
     before = signal.getsignal(signal.SIGTERM)
     yield pretend
@@ -147,9 +148,42 @@ def test_what_ray_says_goes_to_its_log_while_it_is_connected(ray_starts, tmp_pat
     assert "no longer connected" not in log.read_text()
 
 
+def test_what_nodes_say_is_not_printed(ray_starts, monkeypatch, tmp_path, capsys):
+    ray_starts(None)
+    polled = iter(
+        [
+            (b"", {"job_id": b"our", "error_message": "The node with node id: 12ab was lost"}),
+            (b"", {"job_id": b"their", "error_message": "not ours"}),
+        ]
+    )
+    gone = threading.Event()
+
+    def poll():
+        try:
+            return next(polled)
+        except StopIteration:
+            gone.set()
+            return b"", None
+
+    of_ours = SimpleNamespace(
+        gcs_error_subscriber=SimpleNamespace(subscribe=lambda: None, poll=poll),
+        current_job_id=SimpleNamespace(binary=lambda: b"our"),
+    )
+    prints = worker.print_to_stdstream
+    with cluster.connected(None, distributed=False):
+        # Ray's own thread, as it is.
+        worker.listen_error_messages(of_ours, gone)
+    assert worker.print_to_stdstream is prints
+    (log,) = tmp_path.glob("esam-tune-*.log")
+    assert "WARNING ray.raylet: The node with node id: 12ab was lost" in log.read_text()
+    assert "not ours" not in log.read_text()
+    printed = capsys.readouterr()
+    assert printed.out == printed.err == ""
+
+
 def test_rays_log_that_cannot_be_written_ends_nothing(ray_starts, monkeypatch, tmp_path):
     ray_starts(None)
-    monkeypatch.setattr(cluster, "_log_folder", lambda: tmp_path / "none")
+    monkeypatch.setattr(ray_messages, "_log_folder", lambda: tmp_path / "none")
     with cluster.connected(None, distributed=False) as nodes:
         assert nodes == []
 

@@ -8,14 +8,12 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from esam_tune.errors import InputError, RunFailedError
 from esam_tune.study.placement import Node
 from esam_tune.study.process_end import ended_by_a_signal
+from esam_tune.study.ray_messages import kept_to_its_log, nodes_speak_to_the_logger
 from esam_tune.study.signals import handlers_put_back
-
-_log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 3.0
 _DASHBOARD = "RAY_API_SERVER_ADDRESS"
@@ -113,37 +111,6 @@ def _no_handler_of_rays() -> Iterator[None]:
         utils.set_sigterm_handler = installs
 
 
-def _log_folder() -> Path:
-    """Where the connected Ray keeps this node's logs."""
-    import ray
-
-    context = ray.get_runtime_context()
-    return Path(context.get_temp_dir(), context.get_session_name(), "logs")
-
-
-@contextmanager
-def _chatter_kept_to_its_log() -> Iterator[None]:
-    """Let what Ray logs in this process go to a file beside its other logs, not to the terminal.
-
-    A trial that fails, say, is reported with a traceback there; the study records why in a line.
-    """
-    logger = logging.getLogger("ray")
-    try:
-        handler = logging.FileHandler(_log_folder() / f"esam-tune-{os.getpid()}.log")
-    except OSError as error:
-        # The logs of a Ray that another user started.
-        _log.debug("Ray's messages stay on the terminal (%s)", error)
-        yield
-        return
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    before, logger.handlers = logger.handlers, [handler]
-    try:
-        yield
-    finally:
-        logger.handlers = before
-        handler.close()
-
-
 @contextmanager
 def connected(address: str | None, *, distributed: bool) -> Iterator[list[Node]]:
     """Connect to a cluster, or start one on this machine for the time of the block.
@@ -175,11 +142,12 @@ def connected(address: str | None, *, distributed: bool) -> Iterator[list[Node]]
                     "this process is connected to Ray already",
                     "call ray.shutdown() first; give the cluster's address to use that one",
                 )
+            held.enter_context(nodes_speak_to_the_logger())
             held.callback(ray.shutdown)
             # Ray's C++ has one for SIGTERM that prints a stack and three seconds later aborts.
             with handlers_put_back(signal.SIGTERM):
                 _connect(address, known, distributed=distributed)
-            held.enter_context(_chatter_kept_to_its_log())
+            held.enter_context(kept_to_its_log())
             nodes = cluster_nodes()
         yield nodes
 
