@@ -10,6 +10,7 @@ from esam_tune.study.grid import admitted_points
 from esam_tune.study.spec import StudySpec
 
 Point = dict[str, Value]
+_Exact = tuple[tuple[str, Value | None], ...]
 
 # Shares of a range that are closer than this are one setting.
 _SAME = 1e-3
@@ -29,16 +30,22 @@ class Worthwhile:
         self._admits = admits
         self._points = admitted_points(spec, admits)
         self.tried: list[Point] = []
+        # By what must be equal, where in the ranges the rest of each lies.
+        self._shares: dict[_Exact, list[list[float]]] = {}
 
     def add(self, searched: Mapping[str, Value]) -> None:
         """Take note of a trial, by its values of the dimensions."""
-        self.tried.append(self._spec.completed(searched))
+        params = self._spec.completed(searched)
+        self.tried.append(params)
+        exact, shares = _parts(self._spec, params)
+        self._shares.setdefault(exact, []).append(shares)
 
     def refusal(self, params: Mapping[str, Value]) -> str | None:
         """Why complete parameters are not worth a trial, or None."""
         if not self._admits(params):
             return "its predicted cost breaks a constraint"
-        if any(_same(self._spec, params, other) for other in self.tried):
+        exact, shares = _parts(self._spec, params)
+        if any(_near(shares, other) for other in self._shares.get(exact, ())):
             return "tried already"
         return None
 
@@ -50,20 +57,20 @@ class Worthwhile:
         return [p for p in self._points if frozenset(self._spec.completed(p).items()) not in known]
 
 
-def _same(spec: StudySpec, first: Mapping[str, Value], second: Mapping[str, Value]) -> bool:
-    """Whether two complete settings are one but for rounding."""
-    if first.keys() != second.keys():
-        return False
-    for key, value in first.items():
+def _parts(spec: StudySpec, params: Mapping[str, Value]) -> tuple[_Exact, list[float]]:
+    """What two settings must have in common to be one, and the shares that may be a little off."""
+    exact: dict[str, Value | None] = {}
+    shares = []
+    for key, value in sorted(params.items()):
         dimension = spec.dimensions.get(key)
-        if value == second[key]:
-            continue
-        if not isinstance(dimension, Range) or dimension.integer:
-            return False
         # Where a parameter is not searched, its value may lie outside its range.
-        if not dimension.contains(value) or not dimension.contains(second[key]):
-            return False
-        shares = [dimension.share(float(v)) for v in (value, second[key])]
-        if abs(shares[0] - shares[1]) >= _SAME:
-            return False
-    return True
+        if isinstance(dimension, Range) and not dimension.integer and dimension.contains(value):
+            exact[key] = None
+            shares.append(dimension.share(float(value)))
+        else:
+            exact[key] = value
+    return tuple(exact.items()), shares
+
+
+def _near(first: list[float], second: list[float]) -> bool:
+    return all(abs(a - b) < _SAME for a, b in zip(first, second, strict=True))
