@@ -4,8 +4,10 @@ import io
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -197,9 +199,35 @@ def test_rays_start_leaves_a_handler_of_ours_in_place(ray_starts):
     assert stops == [signal.SIGTERM]
 
 
-@pytest.mark.parametrize(
-    "error", [Exception("The current node timed out during startup.\nMore."), RuntimeError("")]
-)
+LATE = Exception("The current node timed out during startup.\nMore.")
+ASLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+
+def test_a_ray_that_is_late_is_started_once_more(ray_starts, monkeypatch, caplog):
+    ray_starts(None, seen := [])
+    starts, rays, users = ray.init, [], []
+
+    def late(**options):
+        users.append(subprocess.Popen(ASLEEP))
+        rays.append(subprocess.Popen([*ASLEEP, str(Path(ray.__file__).parent / "raylet")]))
+        monkeypatch.setattr("ray.init", starts)
+        raise LATE
+
+    monkeypatch.setattr("ray.init", late)
+    try:
+        with cluster.connected(None, distributed=False):
+            # What Ray has started of the first time is gone, and nothing of others'.
+            assert rays[0].wait(10) == -signal.SIGKILL
+            assert users[0].poll() is None
+    finally:
+        for process in users + rays:
+            process.kill()
+            process.wait()
+    assert len(seen) == len(users) == 1
+    assert "trying once more" in caplog.text
+
+
+@pytest.mark.parametrize("error", [LATE, RuntimeError("")])
 def test_a_ray_that_does_not_start_is_a_failure_in_words(monkeypatch, error):
     def fail(**_):
         raise error

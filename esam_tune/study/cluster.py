@@ -8,14 +8,18 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from esam_tune.errors import InputError, RunFailedError
 from esam_tune.study.placement import Node
-from esam_tune.study.process_end import ended_by_a_signal
+from esam_tune.study.process_end import children, ended_by_a_signal, kill_with_descendants
 from esam_tune.study.ray_messages import kept_to_its_log, nodes_speak_to_the_logger
 from esam_tune.study.signals import handlers_put_back
 
+_log = logging.getLogger(__name__)
+
 _CONNECT_SECONDS = 3.0
+_LATE = "timed out during startup"
 _DASHBOARD = "RAY_API_SERVER_ADDRESS"
 _RAY_S = ("RAY_", "TUNE_")  # beginnings of its environment variables
 
@@ -208,12 +212,16 @@ def _variables(address: str | None) -> Iterator[str | None]:
         os.environ.update(before)
 
 
-def _connect(address: str | None, known: str | None, *, distributed: bool) -> None:
-    """Start a Ray of our own, or connect to the one at an address."""
+def _start(*, distributed: bool) -> None:
+    """Start a Ray of our own, and once more where it does not come up in Ray's half a minute.
+
+    That happens where a machine has other things to do; nobody can ask Ray to wait longer.
+    """
     import ray
 
-    try:
-        if address is None:
+    for patient in (True, False):
+        before = children()
+        try:
             with _own_dashboard() as port, _no_handler_of_rays():
                 ray.init(
                     address="local",
@@ -225,6 +233,32 @@ def _connect(address: str | None, known: str | None, *, distributed: bool) -> No
                     logging_level=logging.ERROR,
                 )
             return
+        # Ray raises a plain Exception for a node that did not start in time.
+        except Exception as error:
+            if not patient or _LATE not in str(error):
+                raise
+        _log.warning("Ray did not start within half a minute; trying once more")
+        # Ray leaves them running until this process ends.
+        for pid in children() - before:
+            if str(Path(ray.__file__).parent) in _command_line(pid):
+                kill_with_descendants(pid)
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _connect(address: str | None, known: str | None, *, distributed: bool) -> None:
+    """Start a Ray of our own, or connect to the one at an address."""
+    import ray
+
+    try:
+        if address is None:
+            _start(distributed=distributed)
+            return
         named = {"RAY_ADDRESS": known} if distributed and known else {}
         with _no_handler_of_rays():
             context = ray.init(
@@ -233,7 +267,6 @@ def _connect(address: str | None, known: str | None, *, distributed: bool) -> No
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-    # Ray raises a plain Exception for a node that did not start in time.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if address is None:

@@ -159,6 +159,22 @@ def _end(number: int, why: str) -> None:
     os._exit(128 + number)
 
 
+def children() -> set[int]:
+    """Process ids of what this process has started, and what runs still; none but on Linux."""
+    if not Path("/proc/self/stat").exists():
+        return set()
+    return {pid for pid, parent in _parents().items() if parent == os.getpid()}
+
+
+def kill_with_descendants(pid: int) -> None:
+    """SIGKILL to a process, and to all that it has started, on Linux."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+    kill_descendants(pid)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 def kill_descendants(ancestor: int) -> None:
     """SIGKILL to all that a process has started, and to all that those have, on Linux.
 
@@ -175,7 +191,8 @@ def kill_descendants(ancestor: int) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def _descendants(ancestor: int) -> set[int]:
+def _parents() -> dict[int, int]:
+    """Of each process that has not ended."""
     parents: dict[int, int] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -184,6 +201,11 @@ def _descendants(ancestor: int) -> set[int]:
                 state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
                 if state != "Z":
                     parents[int(folder.name)] = int(parent)
+    return parents
+
+
+def _descendants(ancestor: int) -> set[int]:
+    parents = _parents()
     found: set[int] = set()
     level = {ancestor}
     while level := {pid for pid, parent in parents.items() if parent in level}:
