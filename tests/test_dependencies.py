@@ -20,6 +20,7 @@ BROUGHT_ALONG = {"pyarrow": "ray", "fsspec": "ray", "sqlalchemy": "optuna", "pac
 TOOLS = {
     "moto",
     "mypy",
+    "pip-audit",
     "pre-commit",
     "psycopg",
     "pytest-cov",
