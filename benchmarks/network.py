@@ -1,16 +1,20 @@
 """The communication model on emulated networks: predicted beside measured step times.
 
     sudo .venv/bin/python benchmarks/network.py [--megabits 25,100] [--milliseconds 0,5]
+    sudo .venv/bin/python benchmarks/network.py --task glyphs --workers 1,2 --rows 16 \
+        --megabits 100,200 --milliseconds 0 --rounds 5 --steps 2
 
 One process a worker, each in a network namespace of its own, joined by links of known rate and
 delay (`emulated_network.py`); the same measurement as `esam-tune scale`, weak scaling with few rows
 a worker, so that the links and not this machine's cores are what limits. Prints a Markdown table:
 
 - from the link: no fit at all. The step without all-reduce as measured at that count, plus what the
-  model says of a link of the given rate and delay;
+  model says of a link of the given rate and delay, hiding all that the schedule allows;
+- none hidden: the same where no communication hides behind the backward pass. A small network sends
+  one message, with nothing to hide; ResNet-18 (`--task glyphs`) sends several;
 - left out: the count predicted from a fit to the others.
 
-Both as predicted over measured step time, minus 1. Needs Linux, root, iproute2 and the package.
+All as predicted over measured step time, minus 1. Needs Linux, root, iproute2 and the package.
 """
 
 from __future__ import annotations
@@ -44,8 +48,12 @@ from esam_tune.study.spec import describe_params
 _PORT = 29500  # in a namespace of its own, every port is free
 _QUIET = ("-W", "ignore::FutureWarning")
 _HEAD = """\
-| link | fitted | setting | workers | step without all-reduce ms | step ms | from the link | left out |
-|---|---|---|---|---|---|---|---|"""  # noqa: E501 - a row of the table
+| link | fitted | setting | workers | step without all-reduce ms | step ms | from the link | none hidden | left out |
+|---|---|---|---|---|---|---|---|---|"""  # noqa: E501 - a row of the table
+_TASKS: dict[str, dict[str, Any]] = {
+    "digits": {"dataset": "digits", "model": "small_cnn", "label_noise": 0.4},
+    "glyphs": {"dataset": "glyphs", "model": "resnet18_cifar", "samples": 1000},
+}
 _ESAM = {"optimizer": "esam", "beta": 0.5, "gamma": 0.5, "rho": 0.1}
 
 
@@ -95,7 +103,10 @@ def rows_of_table(
     estimator = estimator_for(laid_out, found, [], {})
     fitted = estimator.fit(medians, laid_out.counts)
     link = Network(latency=milliseconds / 1e3, seconds_per_byte=8e-6 / megabits)
-    checks = {c.workers: c for c in leave_one_out(estimator, laid_out, medians)}
+    several = len(laid_out.counts) > 2
+    checks = {
+        c.workers: c for c in (leave_one_out(estimator, laid_out, medians) if several else ())
+    }
     table = []
     for (method, settings), workers in itertools.product(
         laid_out.methods.items(), laid_out.counts[1:]
@@ -103,7 +114,11 @@ def rows_of_table(
         rows = int(laid_out.rows(workers))
         measured = medians[Timed("step", workers, method, rows)]
         local = medians[Timed("local_step", workers, method, rows)]
-        known = Model(network=link, overlap=None, spread=0.0)
+        traffic = found.traffic[method]
+        hidden, serial = (
+            Model(network=link, overlap=overlap, spread=0.0).step(local, traffic, workers)
+            for overlap in (1.0, 0.0)
+        )
         table.append(
             {
                 "megabits": megabits,
@@ -114,8 +129,11 @@ def rows_of_table(
                 "workers": workers,
                 "local_ms": local * 1e3,
                 "step_ms": measured * 1e3,
-                "from_link": known.step(local, found.traffic[method], workers) / measured - 1,
-                "left_out": checks[workers].errors.get(method),
+                "messages": len(traffic.message_bytes),
+                "fitted_overlap": fitted.overlap,
+                "from_link": hidden / measured - 1,
+                "none_hidden": serial / measured - 1,
+                "left_out": checks[workers].errors.get(method) if several else None,
             }
         )
     return table
@@ -128,7 +146,7 @@ def print_rows(table: Sequence[dict[str, Any]]) -> None:
             f"| {row['megabits']:g} Mbit/s, {row['milliseconds']:g} ms "
             f"| {row['fitted_megabits']:.3g} Mbit/s, {row['fitted_milliseconds']:.2g} ms "
             f"| {row['setting']} | {row['workers']} | {row['local_ms']:.1f} | {row['step_ms']:.1f} "
-            f"| {100 * row['from_link']:+.0f} % | {left_out} |",
+            f"| {100 * row['from_link']:+.0f} % | {100 * row['none_hidden']:+.0f} % | {left_out} |",
             flush=True,
         )
 
@@ -142,6 +160,7 @@ def main() -> int:
     parser.add_argument("--workers", type=numbers, default=[1, 2, 4], metavar="1,2,4")
     parser.add_argument("--megabits", type=numbers, default=[25, 100], metavar="25,100")
     parser.add_argument("--milliseconds", type=numbers, default=[0, 5], metavar="0,5")
+    parser.add_argument("--task", choices=_TASKS, default="digits")
     parser.add_argument("--rows", type=int, default=4, help="of each worker")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=5)
@@ -160,7 +179,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     settings = trial_settings(
         {
-            "task": {"dataset": "digits", "model": "small_cnn", "label_noise": 0.4},
+            "task": _TASKS[options.task],
             "training": {"epochs": 1, "batch_size": options.rows, "lr": 0.05},
             "params": _ESAM,
         }
@@ -170,8 +189,9 @@ def main() -> int:
     largest = laid_out.counts[-1]
     print(
         f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python "
-        f"{platform.python_version()}, torch {torch.__version__}, gloo; small CNN on digits, "
-        f"{options.rows} rows a worker; {options.rounds} rounds of {options.steps} steps, seed 0; "
+        f"{platform.python_version()}, torch {torch.__version__}, gloo; "
+        f"{settings.task.model} on {options.task}, {options.rows} rows a worker; "
+        f"{options.rounds} rounds of {options.steps} steps, seed 0; "
         f"load average at the start {os.getloadavg()[0]:.1f}\n",
         flush=True,
     )

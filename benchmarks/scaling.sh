@@ -1,22 +1,23 @@
 #!/bin/sh
-# The runs that docs/scaling.md shows, on a machine with two idle cores (about five minutes):
+# The runs that docs/scaling.md shows, on a machine with two idle cores (about seven minutes):
 #
-#     sh benchmarks/scaling.sh [digits] [resnet18]
+#     sh benchmarks/scaling.sh [digits] [digits_strong] [resnet18]
 #
 # Writes what `esam-tune scale` prints, its numbers and its pictures to docs/scaling/.
 set -eu
 cd "$(dirname "$0")/.."
 storage=$(mktemp -d)
 trap 'rm -rf "$storage"' EXIT
-[ $# -gt 0 ] || set -- digits resnet18
+[ $# -gt 0 ] || set -- digits digits_strong resnet18
 for name in "$@"; do
     out=docs/scaling/$name
     mkdir -p "$out"
     case $name in
-        digits) size="--rounds 10 --steps 10 --accuracy" ;;
-        *) size="--rounds 7 --steps 2" ;;
+        digits) size="--mode weak --rounds 10 --steps 10 --accuracy" ;;
+        digits_strong) size="--mode strong --rounds 10 --steps 10 --accuracy" ;;
+        *) size="--mode weak --rounds 7 --steps 2" ;;
     esac
-    command="scale benchmarks/scaling_$name.yaml --workers 1,2 --mode weak $size"
+    command="scale benchmarks/scaling_${name%_strong}.yaml --workers 1,2 $size"
     command="$command --network latency=20us,bandwidth=10Gbit"
     # shellcheck disable=SC2086 - the command is words
     printed=$(COLUMNS=130 .venv/bin/esam-tune $command --name "$name" --storage "$storage")
