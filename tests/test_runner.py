@@ -11,7 +11,13 @@ from esam_tune.study import runner
 from esam_tune.study.runner import StudyInterrupted, run_single, run_trials
 from esam_tune.trial import FAILURE, RunRequest
 
-TRIAL = SimpleNamespace(trial_id="t", config={"run_id": "0000"}, error_file=None)
+TRIAL = SimpleNamespace(
+    trial_id="t",
+    config={"run_id": "0000"},
+    error_file=None,
+    metric_analysis={},
+    metric_n_steps={},
+)
 
 
 def controller_of(on_event):

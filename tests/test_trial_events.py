@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from ray import tune
+from ray.tune.trainable.metadata import _TrainingRunMetadata
 
 from esam_tune import trial as trial_module
 from esam_tune.failures import RunFailure
@@ -33,7 +34,12 @@ class Events:
         self.recorder = runner._Recorder(run, lambda: self.steps.append(self.now))
 
     def trial(self, number):
+        kept = _TrainingRunMetadata(n_steps=[5, 10])
+        kept.update_metric("val_accuracy", 0.9)
         made = SimpleNamespace(
+            run_metadata=kept,
+            metric_analysis=kept.metric_analysis,
+            metric_n_steps=kept.metric_n_steps,
             trial_id=f"tune-{number}",
             config={"run_id": number},
             max_failures=2,
@@ -55,6 +61,18 @@ class Events:
 @pytest.fixture
 def events(monkeypatch):
     return Events(monkeypatch)
+
+
+@pytest.mark.parametrize("event", ["recover", "complete", "error"])
+def test_what_tune_keeps_of_each_metric_goes_with_the_trial(events, event):
+    trial = events.trial("0000")
+    assert trial.metric_analysis["val_accuracy"]["max"] == 0.9
+    events.tell(event, trial)
+    assert not trial.metric_analysis
+    assert not trial.metric_n_steps
+    # A trial that is tried again has some anew.
+    trial.run_metadata.update_metric("val_accuracy", 0.8)
+    assert trial.metric_analysis["val_accuracy"]["max"] == 0.8
 
 
 def test_a_silent_trial_is_killed_once_and_for_good_and_says_that_it_hung(events):

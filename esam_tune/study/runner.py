@@ -108,6 +108,9 @@ class _Listener(tune.Callback):
     def _over(self, trial: Any) -> None:
         self._watch.ended(trial.trial_id)
         self._running.pop(trial.trial_id, None)
+        # Tune's means and extremes of every metric, 50 kB a trial, which nobody reads.
+        trial.metric_analysis.clear()
+        trial.metric_n_steps.clear()
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         for trial_id in self._watch.look():
