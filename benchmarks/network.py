@@ -2,7 +2,7 @@
 
     sudo .venv/bin/python benchmarks/network.py [--megabits 25,100] [--milliseconds 0,5]
     sudo .venv/bin/python benchmarks/network.py --task glyphs --workers 1,2 --rows 16 \
-        --megabits 100,200 --milliseconds 0 --rounds 5 --steps 2
+        --megabits 100 --milliseconds 0 --rounds 5 --steps 2  # 20 minutes
 
 One process a worker, each in a network namespace of its own, joined by links of known rate and
 delay (`emulated_network.py`); the same measurement as `esam-tune scale`, weak scaling with few rows
