@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import yaml
+from forked_command import ForkedCommands
 from study_events import WrittenStudy, space_document, study_spec
 
 pytestmark = pytest.mark.e2e
@@ -25,7 +26,8 @@ SETTINGS = {
 class CommandLine:
     """A folder to run the command in, where an import of Ray ends it: nothing may be started."""
 
-    def __init__(self, folder):
+    def __init__(self, commands, folder):
+        self.commands = commands
         self.folder = folder
         self.storage = folder / "runs"
         blocked = folder / "blocked"
@@ -37,13 +39,8 @@ class CommandLine:
         }
 
     def run(self, *arguments, **environment):
-        return subprocess.run(
-            [sys.executable, "-m", "esam_tune.cli", *map(str, arguments)],
-            cwd=self.folder,
-            env={**self.environment, **environment},
-            capture_output=True,
-            text=True,
-            timeout=60,
+        return self.commands.run(
+            list(map(str, arguments)), self.folder, {**self.environment, **environment}
         )
 
     def write(self, name, document):
@@ -66,9 +63,15 @@ class CommandLine:
         }
 
 
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory):
+    with ForkedCommands(tmp_path_factory.mktemp("printed")) as commands:
+        yield commands
+
+
 @pytest.fixture
-def line(tmp_path):
-    return CommandLine(tmp_path)
+def line(commands, tmp_path):
+    return CommandLine(commands, tmp_path)
 
 
 def assert_refused(line, arguments, *words, **environment):
@@ -513,6 +516,19 @@ def test_help_and_mistakes_wait_for_no_heavy_import(arguments):
     # An empty exit message prints an empty line.
     assert answer.stderr.splitlines()[-1] == ""
     assert "usage" in answer.stdout or "must be an integer" in answer.stderr
+
+
+def test_the_end_of_a_command_does_not_go_through_all_objects():
+    snippet = (
+        "import atexit, gc\n"
+        "from esam_tune.cli import main\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 0))\n"
+        "main(['--version'])\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", snippet], capture_output=True, text=True, timeout=60
+    )
+    assert answer.stdout.splitlines()[-1] == "True"
 
 
 def test_the_installed_command_is_this_one():

@@ -6,6 +6,8 @@ Only what parsing needs is imported at the top; each verb imports the rest when 
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import logging
 import os
@@ -41,6 +43,9 @@ def build_parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; the exit code."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    # Or the interpreter's end goes through all of torch's objects, several times: half a command's
+    # life where it is a short one.
+    atexit.register(gc.freeze)
     try:
         options = build_parser().parse_args(arguments)
     except SystemExit as exit_:

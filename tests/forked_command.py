@@ -1,0 +1,99 @@
+"""The command line in processes whose imports are made already.
+
+What a command answers to wrong input is asked a hundred times, and most of such a process' life is
+the imports of torch and scikit-learn. A server makes them once and forks for each command.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+SECONDS = 60
+
+
+class ForkedCommands:
+    """``python -m esam_tune.cli``, one process a command; a context manager.
+
+    Args:
+        scratch: folder for what the commands print.
+    """
+
+    def __init__(self, scratch: Path) -> None:
+        self._printed = [scratch / "stdout", scratch / "stderr"]
+        self._server = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> ForkedCommands:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.communicate()
+
+    def run(
+        self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end.
+
+        Args:
+            arguments: of the command line.
+            folder: to run in.
+            environment: all of it; what ``PYTHONPATH`` names is found first.
+        """
+        assert self._server.stdin
+        assert self._server.stdout
+        for path in self._printed:
+            path.write_bytes(b"")
+        paths = [str(folder), *map(str, self._printed)]
+        self._server.stdin.write(json.dumps([list(arguments), dict(environment), *paths]) + "\n")
+        self._server.stdin.flush()
+        if not select.select([self._server.stdout], [], [], SECONDS)[0]:
+            self._server.kill()
+            raise subprocess.TimeoutExpired(list(arguments), SECONDS)
+        code = int(self._server.stdout.readline())
+        return subprocess.CompletedProcess(
+            list(arguments), code, *(path.read_text("utf-8") for path in self._printed)
+        )
+
+
+def _serve() -> int:
+    """Fork for each line that asks for a command, and tell its exit code."""
+    import optuna  # noqa: F401
+    import sklearn.datasets  # noqa: F401
+    import torch  # noqa: F401
+
+    from esam_tune.cli import main
+
+    # What a child's collector does not look at is not copied for it either.
+    gc.freeze()
+
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            arguments, environment, folder, *printed = json.loads(line)
+            os.chdir(folder)
+            os.environ.clear()
+            os.environ.update(environment)
+            sys.path[:1] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+            for stream, path in zip((0, 1, 2), (os.devnull, *printed), strict=True):
+                os.dup2(os.open(path, os.O_RDWR), stream)
+            return main(arguments)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_serve())
