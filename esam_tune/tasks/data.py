@@ -74,13 +74,15 @@ def checked_train_split(task: TaskSettings) -> Split:
     """The train split, after all that can be checked of a task before it is trained.
 
     This prepares the data set on this machine, its test part too where that comes in one piece with
-    the rest (CIFAR, glyphs). No test image or label is looked at.
+    the rest (CIFAR, glyphs), and its validation part. No test image or label is looked at.
 
     Raises:
         InputError: when the data set is missing, corrupt or cannot be downloaded, or when the
             network does not take its images.
     """
     train = load_split(task, "train")
+    # A folder may have it apart.
+    load_split(task, "val")
     check_model(task.model, train.image_shape)
     return train
 

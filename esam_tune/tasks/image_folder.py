@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from esam_tune.config import TaskSettings
 from esam_tune.errors import InputError
+from esam_tune.tasks.image_check import check_images
 from esam_tune.tasks.prepared import DATA_DIR_VARIABLE, Arrays, data_root, mapped, prepared
 from esam_tune.tasks.splits import SplitName
 from esam_tune.tasks.stratified import split_rows
@@ -71,8 +72,8 @@ def load_folder(task: TaskSettings, name: SplitName) -> StreamSplit:
     """One split of the task's folder.
 
     Raises:
-        InputError: when the folder is missing, its classes do not fit together, or an image that
-            was tried cannot be read.
+        InputError: when the folder is missing, its classes do not fit together, or an image cannot
+            be read.
     """
     layout = _layout(task)
     classes = _classes(layout.root / layout.train)
@@ -222,7 +223,7 @@ def _index(folder: Path, classes: list[str], least: int) -> tuple[ImageFiles, to
 
 def _listing(folder: Path, classes: list[str], least: int) -> Callable[[], Arrays]:
     def make() -> dict[str, NDArray[Any]]:
-        names: list[bytes] = []
+        names: list[str] = []
         labels: list[int] = []
         for label, name in enumerate(classes):
             found = sorted(
@@ -240,26 +241,15 @@ def _listing(folder: Path, classes: list[str], least: int) -> Callable[[], Array
                     f"({', '.join(ENDINGS)}), got {len(found)}",
                     "add images or remove the folder",
                 )
-            _check_readable(folder / name / found[0])
-            names += [os.fsencode(f"{name}/{file}") for file in found]
+            names += [f"{name}/{file}" for file in found]
             labels += [label] * len(found)
-        lengths = np.asarray([len(name) for name in names], dtype=np.int64)
+        check_images(folder, names)
+        encoded = [os.fsencode(name) for name in names]
+        lengths = np.asarray([len(name) for name in encoded], dtype=np.int64)
         return {
-            "names": np.frombuffer(b"".join(names), dtype=np.uint8),
+            "names": np.frombuffer(b"".join(encoded), dtype=np.uint8),
             "ends": lengths.cumsum(),
             "labels": np.asarray(labels, dtype=np.int64),
         }
 
     return make
-
-
-def _check_readable(path: Path) -> None:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(
-            "task.data_dir", f"the image {str(path)!r} cannot be read: {error}", "replace it"
-        ) from None

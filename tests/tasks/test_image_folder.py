@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from esam_tune.config import task_settings
 from esam_tune.errors import InputError
@@ -305,6 +306,41 @@ def test_a_damaged_folder_is_refused_by_what_is_wrong(images, spoil, problem):
     error = refusal(task(images))
     assert error.field == "task.data_dir"
     assert problem in error.problem
+
+
+def cut(path, kept=0.6):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole))])
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+@pytest.mark.parametrize("ending", ["JPEG", "png", "bmp", "webp", "ppm"])
+@pytest.mark.parametrize("spoil", [cut, lambda f: f.write_bytes(b""), lambda f: cut(f, 0.8)])
+def test_any_image_that_is_cut_off_is_named_before_a_training(images, part, ending, spoil):
+    fill(images, ["train", "val", "test"], ending=ending)
+    spoiled = images / part / "bee" / f"7.{ending}"
+    spoil(spoiled)
+    with pytest.raises(InputError) as caught:
+        checked_train_split(task(images))
+    assert caught.value.field == "task.data_dir"
+    assert f"the image {str(spoiled)!r} cannot be read" in caught.value.problem
+
+
+@pytest.mark.parametrize("ending", ["JPEG", "png"])
+def test_whole_images_are_not_decoded_but_where_they_end_strangely(images, ending, monkeypatch):
+    fill(images, ["."], ending=ending)
+    odd = images / "cat" / f"3.{ending}"
+    odd.write_bytes(odd.read_bytes() + b"\0" * 100)
+    decoded = []
+    load = ImageFile.load
+
+    def noted(image):
+        decoded.append(image.fp.name)
+        return load(image)
+
+    monkeypatch.setattr(ImageFile, "load", noted)
+    checked_train_split(task(images))
+    assert decoded == [str(odd)]
 
 
 def test_other_layouts_than_a_data_sets_are_refused(images):
