@@ -18,7 +18,8 @@ _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _TAIL = 64
 # They wait for the disk, most of all for one across a network.
 _THREADS = 16
-_AT_A_TIME = 10_000
+# What a signal, or the first that is damaged, waits for.
+_AT_A_TIME = 1_000
 _WORTH_A_WORD = 100_000
 
 

@@ -12,7 +12,7 @@ from PIL.ImageFile import ImageFile
 
 from esam_tune.config import task_settings
 from esam_tune.errors import InputError
-from esam_tune.tasks import image_folder
+from esam_tune.tasks import image_check, image_folder
 from esam_tune.tasks.data import checked_train_split, load_split, step_example, training_batches
 from esam_tune.tasks.stream import ImageError, StreamSplit, _random_box, decode
 
@@ -324,6 +324,21 @@ def test_any_image_that_is_cut_off_is_named_before_a_training(images, part, endi
         checked_train_split(task(images))
     assert caught.value.field == "task.data_dir"
     assert f"the image {str(spoiled)!r} cannot be read" in caught.value.problem
+
+
+def test_many_images_are_looked_at_once_which_is_said(images, monkeypatch, caplog):
+    monkeypatch.setattr(image_check, "_WORTH_A_WORD", 30)
+    monkeypatch.setattr(image_check, "_AT_A_TIME", 7)
+    settings = task(fill(images, ["."]))
+    for _ in range(2):
+        checked_train_split(settings)
+        load_split.cache_clear()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"looks at each of 30 images in {images}, once"
+    ]
+    Path(images / "cat" / "9.JPEG").write_bytes(b"the last one")
+    (images / "cat" / "added.JPEG").write_bytes((images / "cat" / "0.JPEG").read_bytes())
+    assert "9.JPEG' cannot be read" in refusal(settings).problem
 
 
 @pytest.mark.parametrize("ending", ["JPEG", "png"])
