@@ -88,6 +88,13 @@ def test_time_adds_up_steps_costs_and_evaluation(tmp_path, steps_of_a_second):
     assert estimate.low == estimate.hours
 
 
+@pytest.mark.parametrize("kind", ["none", "asha", "pareto"])
+def test_that_early_stopping_saves_of_it_is_said(tmp_path, steps_of_a_second, kind):
+    plan = planned(tmp_path, trials=1, early_stopping={"kind": kind})
+    said = "less by what early stopping saves" in str(dry_run(plan, WorkerShape(), None))
+    assert said == (kind != "none")
+
+
 def test_a_million_trials_take_no_list_of_a_million(tmp_path, steps_of_a_second):
     few = planned(tmp_path, trials=10, seeds=1, max_concurrent=1)
     many = planned(tmp_path, trials=1_000_000, seeds=1_000_000, max_concurrent=1)
@@ -194,6 +201,15 @@ def test_gpu_hours_are_the_hours_that_trials_hold_their_gpus(tmp_path, steps_of_
     assert (alone.at_a_time, alone.placement.gpus_per_worker) == (1, 2)
     assert gpu_hours == pytest.approx(hours * 2 * 2)
     assert alone.estimate.measured_on == "a made-up GPU"
+    # One after another, the four GPUs are held all the time but for Ray's own.
+    told = alone.estimate
+    for held, passed in [
+        (told.gpu_hours_low, told.low),
+        (told.gpu_hours, told.hours),
+        (told.gpu_hours_high, told.high),
+    ]:
+        assert held == pytest.approx(4 * (passed - estimating._RAY_SECONDS / 3600))
+    assert told.gpu_hours_high > told.gpu_hours
     # Of four trials and SGD, in whose steps half as much is done; whoever waits holds no GPU.
     assert 2 * gpu_hours < alone.estimate.gpu_hours < 2.5 * gpu_hours
     gpus(20)
@@ -201,7 +217,8 @@ def test_gpu_hours_are_the_hours_that_trials_hold_their_gpus(tmp_path, steps_of_
     assert beside.at_a_time == 4
     assert beside.estimate.gpu_hours == pytest.approx(alone.estimate.gpu_hours)
     assert beside.estimate.hours < alone.estimate.hours / 2
-    assert f"; {beside.estimate.gpu_hours:.3g} GPU-hours" in str(beside)
+    least, most = beside.estimate.gpu_hours_low, beside.estimate.gpu_hours_high
+    assert f"; {beside.estimate.gpu_hours:.3g} GPU-hours ({least:.3g} to {most:.3g})" in str(beside)
     assert "2 x (1 CPU, 2 GPU) of 8 CPU and 20 GPU on 1 node(s)" in str(beside)
 
 

@@ -174,7 +174,7 @@ def test_a_grid_is_gone_through_once(tmp_path):
     assert proposed != expected
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", "qmc", "gp"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_no_setting_is_tried_twice_and_none_after_all_were(tmp_path, sampler):
     search = {"optimizer": "sam", "rho": {"choices": [0.1, 0.2]}, "every": {"low": 1, "high": 2}}
     study = Study(tmp_path, sampler, search=search, trials=4)

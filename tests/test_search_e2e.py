@@ -76,6 +76,7 @@ def test_what_breaks_a_constraint_is_not_started_or_not_on_the_front(found):
     assert all(trial["metrics"]["step_flops_ratio"] <= 1.9 for trial in searched(document))
     (sam,) = [trial for trial in document["trials"] if trial["label"] == "SAM"]
     assert sam["metrics"]["step_flops_ratio"] > 1.9
+    assert sam["infeasible"] == ["step_flops_ratio <= 1.9"]
     assert sam["trial_id"] not in document["front"]
     assert document["chosen"]["trial_id"] != sam["trial_id"]
 

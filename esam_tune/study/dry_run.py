@@ -146,7 +146,12 @@ class DryRun:
         if not estimate.decoding_included:
             text += "; decoding of images not included"
         if estimate.gpu_hours:
-            text += f"; {estimate.gpu_hours:.3g} GPU-hours"
+            text += (
+                f"; {estimate.gpu_hours:.3g} GPU-hours ({estimate.gpu_hours_low:.3g} to "
+                f"{estimate.gpu_hours_high:.3g})"
+            )
+        if self.plan.spec.early_stopping.kind != "none":
+            text += "; less by what early stopping saves"
         return text
 
 

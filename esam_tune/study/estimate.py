@@ -41,6 +41,8 @@ class Estimate:
             lesser of what is counted and what SAM's suggests.
         high: hours if all were as slow as the slowest tenth, and took the greater.
         gpu_hours: GPUs held by trials, times the hours they are held.
+        gpu_hours_low: the same with the steps of ``low``.
+        gpu_hours_high: the same with the steps of ``high``.
         decoding_included: whether steps were timed with all that a training waits for; False for
             streamed images, which are decoded beside it.
     """
@@ -53,6 +55,8 @@ class Estimate:
     low: float
     high: float
     gpu_hours: float
+    gpu_hours_low: float
+    gpu_hours_high: float
     decoding_included: bool
 
 
@@ -136,15 +140,23 @@ def estimate(
         elapsed = max(together(seconds, longer) / at_a_time(spec, placement), longest)
         return (elapsed + _RAY_SECONDS) / 3600
 
+    def gpu_hours(seconds: float, longer: float) -> float:
+        gpus = plan.workers * placement.gpus_per_worker
+        return together(seconds, longer) / 3600 * gpus
+
     ranked, tenth = sorted(base), len(base) // 10
+    fast = ranked[tenth], min(1.0, longer)
+    slow = ranked[-1 - tenth], max(1.0, longer)
     return Estimate(
         step_seconds=step,
         sam_time_ratio=sam_ratio,
         sam_flops_ratio=sam_counted,
         measured_on=torch.cuda.get_device_name(device) if on_gpu else "this machine's CPU",
         hours=hours(step, longer),
-        low=hours(ranked[tenth], min(1.0, longer)),
-        high=hours(ranked[-1 - tenth], max(1.0, longer)),
-        gpu_hours=together(step, longer) / 3600 * plan.workers * placement.gpus_per_worker,
+        low=hours(*fast),
+        high=hours(*slow),
+        gpu_hours=gpu_hours(step, longer),
+        gpu_hours_low=gpu_hours(*fast),
+        gpu_hours_high=gpu_hours(*slow),
         decoding_included=not train.cropped_by_loader,
     )
