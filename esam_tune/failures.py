@@ -7,10 +7,13 @@ import socket
 
 from esam_tune.errors import InputError
 
-_MORE_MEMORY = "out of memory: use a smaller batch_size, precision bf16, or more workers a trial"
+_REMEDY = "use a smaller batch_size, precision bf16, or more workers a trial"
+_MORE_MEMORY = f"out of memory: {_REMEDY}"
 # What Ray says, in the midst of advice on its settings, of a process that it killed for the others
-# on the node. The kernel's killer leaves no words: Ray then names it as one cause among others.
+# on the node.
 _KILLED_FOR_MEMORY = "running low on memory"
+# The kernel's killer leaves no words: Ray names it as one cause among others.
+_PERHAPS_KILLED_FOR_MEMORY = "OOM killer"
 # Wrong input, a wrong call, a loss that is no number: the same from the same checkpoint. Whatever
 # else there is may pass: a storage or a network that was gone, a device that failed, a worker that
 # fails because another one did.
@@ -85,7 +88,7 @@ def describe(error: BaseException) -> str:
     said = _gist(text)
     if not isinstance(cause, RunFailure) and said == _last_line(text):
         said = f"{type(cause).__name__}: {said or 'no message'}"
-    return _with_remedy(said) if _out_of_memory(cause) else said
+    return _with_remedy(said, text, out_of_memory=_out_of_memory(cause))
 
 
 def described(text: str, longest: int | None = None) -> str:
@@ -96,7 +99,7 @@ def described(text: str, longest: int | None = None) -> str:
         longest: characters of it that are given; a remedy is added behind them.
     """
     said = _gist(text)[:longest]
-    return _with_remedy(said) if _tells_of_memory(text) else said
+    return _with_remedy(said, text, out_of_memory=_tells_of_memory(text))
 
 
 def _gist(text: str) -> str:
@@ -113,10 +116,14 @@ def _last_line(text: str) -> str:
     return next((line for line in reversed(text.splitlines()) if line.strip()), "").strip()
 
 
-def _with_remedy(said: str) -> str:
+def _with_remedy(said: str, text: str, *, out_of_memory: bool) -> str:
     # A worker's reason comes by here again, in its group's error.
-    if _MORE_MEMORY not in said:
-        said += f"; {_MORE_MEMORY}"
+    if _REMEDY in said:
+        return said
+    if out_of_memory:
+        return f"{said}; {_MORE_MEMORY}"
+    if _PERHAPS_KILLED_FOR_MEMORY in text:
+        return f"{said}; if memory ran out: {_REMEDY}"
     return said
 
 

@@ -25,7 +25,7 @@ def study(tmp_path, monkeypatch):
     """Carries a study of one trial out.
 
     ``full`` is how many writes the disk still refuses, ``slow`` the seconds that it takes for each;
-    ``closed`` has the seconds that MLflow was given at the end.
+    ``closed`` has the seconds that MLflow was given at the end, ``request`` what Tune was given.
     """
     folder = study_folder(tmp_path, "small")
     folder.path.mkdir()
@@ -33,7 +33,7 @@ def study(tmp_path, monkeypatch):
     world = SimpleNamespace(folder=folder, stop=stop, full=0, slow=0.0, closed=[], started=[])
 
     def run_trials(run, where, *, on_step, **_):
-        request = run.next_request()
+        request = world.request = run.next_request()
         for epoch in (1, 2):
             world.before_epoch(epoch)
             metrics = {"epoch": epoch, "val_accuracy": 0.5, "step_flops_ratio": 1.0}
@@ -71,12 +71,21 @@ def study(tmp_path, monkeypatch):
             optuna_storage=None,
         )
         placement = Placement(max_concurrent=1, threads=1, gpus_per_worker=0.0, slots=1)
-        options = SweepOptions(storage=tmp_path)
+        options = SweepOptions(
+            storage=tmp_path, max_failures=7, max_epoch_seconds=11.0, checkpoint_seconds=13.0
+        )
         console = Console(quiet=True)
         return carry_out(plan, options, placement, SearchAgenda, stop, console)
 
     world.carry, world.before_epoch = carry, lambda epoch: None
     return world
+
+
+def test_the_limits_of_the_command_line_reach_each_run(study):
+    study.carry()
+    request = study.request
+    limits = (request.max_failures, request.max_epoch_seconds, request.checkpoint_seconds)
+    assert limits == (7, 11.0, 13.0)
 
 
 def test_a_study_waits_for_a_disk_that_is_full(study, caplog):

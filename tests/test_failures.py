@@ -99,6 +99,20 @@ def test_a_process_killed_for_its_memory_is_told_from_one_that_is_lost(text):
     assert describe(error) == f"{killed}; {REMEDY}"
 
 
+def test_a_process_that_the_kernel_may_have_killed_for_memory_is_told_what_would_help():
+    lost = (
+        "The actor died unexpectedly before finishing this task.\n\tpid: 12\nWorker exit detail: "
+        "Worker unexpectedly exits with a connection error code 2. End of file. Some common causes "
+        "include: (1) the process was killed by the OOM killer due to high memory usage, (2) ray "
+        "stop --force was called, or (3) the worker crashed."
+    )
+    remedy = "if memory ran out: use a smaller batch_size, precision bf16, or more workers a trial"
+    assert described(lost).endswith(f"or (3) the worker crashed.; {remedy}")
+    assert describe(RuntimeError(lost)).count(remedy) == 1
+    # A guess does not keep the run from being tried again.
+    assert not would_repeat(RuntimeError(lost))
+
+
 @pytest.mark.parametrize("name", ["ray.exceptions.OutOfMemoryError", "torch.OutOfMemoryError"])
 def test_a_text_that_names_a_lack_of_memory_has_the_remedy_once(name):
     assert described(f"  File x\n{name}: CUDA") == f"{name}: CUDA; {REMEDY}"

@@ -29,6 +29,7 @@ from conftest import (
     tiny_space,
     write_space,
 )
+from host_processes import MARK, processes_of_the_host
 from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
 
@@ -216,12 +217,13 @@ def test_resume_with_another_space_is_refused(study: Finished, tmp_path: Path) -
 def stop_and_resume(tmp_path: Path, stop: signal.Signals, **changes: Any) -> tuple[int, Finished]:
     """Stop a study after its second trial, resume it; the first exit code and what came of it.
 
-    SIGINT goes to the whole process group, as a terminal's Ctrl-C does.
+    SIGINT goes to the whole process group, as a terminal's Ctrl-C does. Whoever is not killed ends
+    all processes of his.
     """
     space, storage = write_space(tmp_path, **changes), tmp_path / "storage"
     process = subprocess.Popen(
         command_line("sweep", space, "--storage", storage),
-        env=environment(),
+        env=environment(**{MARK: str(tmp_path)}),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -235,6 +237,10 @@ def stop_and_resume(tmp_path: Path, stop: signal.Signals, **changes: Any) -> tup
         code = process.wait(60)
     finally:
         process.kill()
+    deadline = time.monotonic() + 30
+    while (left := processes_of_the_host(str(tmp_path))) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert stop == signal.SIGKILL or left == {}
     assert ended(storage) < 5
     resumed = Finished.__new__(Finished)
     resumed.storage, resumed.space, resumed.spec = storage, space, tiny_space(**changes)

@@ -113,8 +113,9 @@ _URIS = (
 )
 _COUNTS = ("1", "2", "0", "-1", "999", "1000001", "9" * 19, "9" * 5_000, "1.5", "x", "", "\u00b2")
 _WHOLE = ("--trials", "--epochs", "--max-concurrent", "--seed", "--seeds", "--cpus-per-worker")
+_LIMITS = ("--max-failures", "--max-epoch-seconds")
 _OPTIONS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys((*_WHOLE, "--max-failures", "--rounds", "--steps", "--port"), _COUNTS),
+    **dict.fromkeys((*_WHOLE, *_LIMITS, "--rounds", "--steps", "--port"), _COUNTS),
     "--storage": (*_STORAGES, *_PATHS),
     "--name": ("fresh", "small", "a/b", "..", "-x", "x" * 101, "mlflow.db", *TEXTS[:20]),
     "--workers-per-trial": (*_COUNTS, "1-2", "2-1", "1-2-3", "998-999", "-"),
@@ -152,11 +153,14 @@ _OF_VERB = {
     "sweep": (
         *(*_WHOLE, "--storage", "--name", "--workers-per-trial", "--gpus-per-worker", "--set"),
         *("--checkpoint-storage", "--optuna-storage", "--tracking-uri", "--address"),
-        *("--warm-start", "--max-failures"),
+        *("--warm-start", *_LIMITS),
     ),
     "spaces": (),
     "pareto": ("--storage", "--max", "--min", "--pick", "--export"),
-    "refine": ("--storage", "--seeds", "--tracking-uri", "--address", "--gpus-per-worker"),
+    "refine": (
+        *("--storage", "--seeds", "--tracking-uri", "--address", "--gpus-per-worker"),
+        *_LIMITS,
+    ),
     "train": (
         *("--storage", "--name", "--workers", "--tracking-uri", "--address", "--lr-rule"),
         *("--batch-rule", "--cpus-per-worker", "--checkpoint-storage", "--register"),

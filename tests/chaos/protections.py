@@ -318,6 +318,20 @@ CHECKPOINTS = _of(
 FAILURES = _of(
     "failures",
     (
+        "a run that hangs is ended after as long as the command line says",
+        "study/execution.py",
+        "        max_epoch_seconds=options.max_epoch_seconds,\n",
+        "",
+        "test_execution.py",
+    ),
+    (
+        "and one that is lost is tried again as often as it says",
+        "study/execution.py",
+        "        max_failures=options.max_failures,\n",
+        "",
+        "test_execution.py",
+    ),
+    (
         "what would fail the same again is not tried again",
         "failures.py",
         "return named or isinstance(error, _REPEATED) or _out_of_memory(error)",

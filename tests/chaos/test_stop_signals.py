@@ -124,8 +124,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path, number, code, record_property
         }
         record_property("figures", figures)
         print(json.dumps(figures))  # noqa: T201
-        assert not left.processes
-        assert not left.ports
+        assert left.nothing, left
 
 
 @BOTH
