@@ -3,6 +3,7 @@
 import json
 import threading
 from contextlib import contextmanager
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from esam_tune.tracking.store import (
     local_uri,
     without_credentials,
 )
+from esam_tune.worker_scaling import BatchSetup
 
 
 class Tracked:
@@ -122,6 +124,25 @@ def test_a_study_is_one_parent_with_a_child_for_each_trial(tracked):
     assert on_front == {"0000": "front", "0001": "front"}
     space = Path(parent.info.artifact_uri.removeprefix("file://"), "space.yaml")
     assert yaml.safe_load(space.read_text()) == tracked.study.spec.to_dict()
+
+
+def test_what_the_worker_count_makes_of_a_trial_stands_beside_it_and_follows_the_count(tracked):
+    settings = tracked.study.spec.settings({"optimizer": "sam", "rho": 0.1}, {})
+    tracked.study.trial(0.9, 1.4, number=0)
+    trial_id = tracked.study.next_id
+    tracked.study.start(number=1)
+    for workers in (4, 2):
+        setup = asdict(BatchSetup.of(settings, workers))
+        tracked.study.writer.append(journal.WORKERS, trial_id=trial_id, setup=setup)
+        assert tracked.ship()
+        tags = tracked.runs()[1][trial_id].data.tags
+        assert {key: tags[f"esam_tune.{key}"] for key in setup} == {
+            "workers": str(workers),
+            "batch_size": "64",
+            "rows_per_worker": str(64 // workers),
+            "lr": "0.05",
+            "rho": "0.1",
+        }
 
 
 def test_records_are_sent_while_the_study_runs(tracked):

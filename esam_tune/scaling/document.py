@@ -78,7 +78,7 @@ def _predictions(method: str, estimates: Estimates) -> dict[str, list[dict[str, 
 
 
 def model_document(
-    estimates: Estimates, left_out: Sequence[LeftOut], described: Network | None, counts: int
+    estimates: Estimates, left_out: Sequence[LeftOut], described: Network | None, design: Design
 ) -> dict[str, Any]:
     """The fitted model, what could not be fitted, and how it did on counts it was not shown."""
     per_byte = estimates["model", "seconds_per_byte"]
@@ -92,10 +92,18 @@ def model_document(
         unknown.append(
             "bandwidth: all-reduces of more bytes took no longer; predictions take it as infinite"
         )
-    if counts < 3:
+    if len(design.counts) < 3:
         unknown.append(
             "growth with the count: one count above 1 fits latency, bandwidth and spread, but how "
             "each grows with the count is the model's word alone"
+        )
+    fewest = min(design.rows(workers) for workers in design.counts)
+    predicted = {path[3] for path in estimates if path[0] == "predicted"}
+    if any(design.rows(workers) < fewest for workers in predicted):
+        unknown.append(
+            f"steps of few rows: fewer than {fewest:g} rows a worker were not timed; predictions "
+            "take the line through the steps that were, whose end at no rows is what a step costs "
+            "beside its rows, and methods that differ by it alone may change places"
         )
     return {
         "latency_seconds": estimates["model", "latency_seconds"].to_dict(),

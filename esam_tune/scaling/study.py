@@ -237,7 +237,7 @@ def _document(
         "predictions hold the noise of the measurement, given the model",
         "settings": settings.to_dict(),
         "methods": methods,
-        "model": model_document(estimates, checks, options.network, len(laid_out.counts)),
+        "model": model_document(estimates, checks, options.network, laid_out),
         "findings": findings(laid_out, methods),
         "machine": {
             "processor": platform.machine(),

@@ -173,7 +173,7 @@ def test_what_the_measurements_do_not_tell_is_said():
     found = estimator_for(made, measurement, (2,), {}).estimates(
         Timings(measurement.samples), 0, 20
     )
-    document = model_document(found, [], None, len(made.counts))
+    document = model_document(found, [], None, made)
     assert [line.partition(":")[0] for line in document["not_told"]] == [
         "overlap",
         "bandwidth",
@@ -184,13 +184,24 @@ def test_what_the_measurements_do_not_tell_is_said():
     json.dumps(document, allow_nan=False)
 
 
+@pytest.mark.parametrize(("mode", "said"), [("strong", ["steps of few rows"]), ("weak", [])])
+def test_predictions_for_fewer_rows_than_were_timed_are_named(mode, said):
+    made = made_design((1, 2, 4), mode)
+    measurement = made_measurement(made)
+    for predict, expected in (((2, 4), []), ((4, 8), said)):
+        estimator = estimator_for(made, measurement, predict, {})
+        found = estimator.estimates(Timings(measurement.samples), 0, 20)
+        document = model_document(found, [], None, made)
+        assert [line.partition(":")[0] for line in document["not_told"]] == expected
+
+
 def test_all_is_told_by_three_counts_and_several_buckets():
     made = made_design((1, 2, 4), "weak")
     measurement = made_measurement(made)
     found = estimator_for(made, measurement, (2,), {}).estimates(
         Timings(measurement.samples), 0, 20
     )
-    document = model_document(found, [], NETWORK, len(made.counts))
+    document = model_document(found, [], NETWORK, made)
     assert document["not_told"] == []
     assert document["bandwidth_bytes_per_second"]["value"] == pytest.approx(1e9, rel=1e-5)
     assert document["described_network"]["latency_seconds"] == 5e-6

@@ -30,7 +30,7 @@ def document():
         "workers": [1, 2, 4],
         "settings": made.methods["chosen"].to_dict(),
         "methods": method_documents(made, labels, measurement.traffic, found, {}),
-        "model": model_document(found, [], network, 3),
+        "model": model_document(found, [], network, made),
     }
 
 
