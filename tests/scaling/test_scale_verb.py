@@ -9,6 +9,7 @@ import torch
 import yaml
 from conftest import esam_tune
 from made_study import settings_document
+from ray.cluster_utils import Cluster
 
 from esam_tune.cli import main
 from esam_tune.scaling.communication import Network
@@ -174,3 +175,38 @@ def test_a_study_on_two_workers(settings_file, tmp_path):
         assert run.data.metrics["val_accuracy"] == point["val_accuracy"]
         assert run.data.params["effective.batch_size"] == str(point["batch_size"])
         assert run.data.params["workers"] == str(point["workers"])
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.e2e
+def test_each_of_three_real_counts_is_told_from_the_other_two(settings_file, tmp_path):
+    """Four workers share this machine's cores, however few: the node says that it has four."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4})
+    try:
+        answer = esam_tune(
+            "scale", settings_file, "--workers", "1,2,4", "--mode", "strong", "--rounds", "3",
+            "--steps", "2", "--storage", tmp_path / "runs", "--name", "three",
+            "--address", cluster.address,
+        )  # fmt: skip
+    finally:
+        cluster.shutdown()
+    assert answer.returncode == 0, answer.stderr
+    document = json.loads((tmp_path / "runs" / "scaling" / "three" / "result.json").read_text())
+    model = document["model"]
+    assert [line.partition(":")[0] for line in model["not_told"]][-1] == "steps of few rows"
+    assert not any(line.startswith("growth with the count") for line in model["not_told"])
+    assert [check["workers"] for check in model["leave_one_out"]] == [2, 4]
+    labels = {method["method"]: method["label"] for method in document["methods"]}
+    for check in model["leave_one_out"]:
+        assert check["errors"].keys() == labels.keys()
+        assert all(error > -1 for error in check["errors"].values())
+        (line,) = (
+            line
+            for line in answer.stdout.splitlines()
+            if line.startswith(f"leaving out {check['workers']} workers: ")
+        )
+        for method, error in check["errors"].items():
+            assert f"{labels[method]} {100 * error:+.1f} %" in line
+    assert (tmp_path / "runs" / "scaling" / "three" / "measured.png").exists()
