@@ -341,8 +341,15 @@ FAILURES = _of(
     (
         "a lack of memory is named, with its remedy",
         "failures.py",
-        'said += f"; {_MORE_MEMORY}"',
-        "pass",
+        'return f"{said}; {_MORE_MEMORY}"',
+        "return said",
+        "test_failures.py",
+    ),
+    (
+        "what would help is told where the kernel may have killed for memory",
+        "failures.py",
+        'return f"{said}; if memory ran out: {_REMEDY}"',
+        "return said",
         "test_failures.py",
     ),
     (
@@ -418,8 +425,8 @@ FAILURES = _of(
     (
         "a lack of memory that a text alone tells has its remedy",
         "failures.py",
-        "return _with_remedy(said) if _tells_of_memory(text) else said",
-        "return said",
+        "_with_remedy(said, text, out_of_memory=_tells_of_memory(text))",
+        "said",
         "test_trial_events.py",
     ),
     (
