@@ -7,8 +7,8 @@ import socket
 
 from esam_tune.errors import InputError
 
-_REMEDY = "use a smaller batch_size, precision bf16, or more workers a trial"
-_MORE_MEMORY = f"out of memory: {_REMEDY}"
+_MORE_MEMORY = "out of memory: use a smaller batch_size, precision bf16, or more workers a trial"
+_REMEDY = _MORE_MEMORY.partition(": ")[2]
 # What Ray says, in the midst of advice on its settings, of a process that it killed for the others
 # on the node.
 _KILLED_FOR_MEMORY = "running low on memory"
