@@ -6,6 +6,7 @@ the imports of torch and scikit-learn. A server makes them once and forks for ea
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
@@ -90,7 +91,11 @@ def _serve() -> int:
             sys.path[:1] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
             for stream, path in zip((0, 1, 2), (os.devnull, *printed), strict=True):
                 os.dup2(os.open(path, os.O_RDWR), stream)
-            return main(arguments)
+            code = main(arguments)
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            # The rest of the interpreter's end takes as long as the command.
+            os._exit(code)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # noqa: T201
     return 0
 

@@ -11,7 +11,7 @@ import subprocess
 import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -214,40 +214,55 @@ def test_resume_with_another_space_is_refused(study: Finished, tmp_path: Path) -
     assert "0.1" in run.stderr
 
 
-def stop_and_resume(tmp_path: Path, stop: signal.Signals, **changes: Any) -> tuple[int, Finished]:
-    """Stop a study after its second trial, resume it; the first exit code and what came of it.
+def stop_and_resume(
+    tmp_path: Path, stops: Sequence[signal.Signals], **changes: Any
+) -> tuple[list[int], Finished]:
+    """Stop a study again and again, each time one trial later, and resume it to its end.
 
     SIGINT goes to the whole process group, as a terminal's Ctrl-C does. Whoever is not killed ends
     all processes of his.
+
+    Returns:
+        The exit codes of those that were stopped, and what came of the study.
     """
     space, storage = write_space(tmp_path, **changes), tmp_path / "storage"
-    process = subprocess.Popen(
-        command_line("sweep", space, "--storage", storage),
-        env=environment(**{MARK: str(tmp_path)}),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        wait_for(lambda: ended(storage) >= 2, process)
-        if stop == signal.SIGINT:
-            os.killpg(process.pid, stop)
-        else:
-            process.send_signal(stop)
-        code = process.wait(60)
-    finally:
-        process.kill()
-    deadline = time.monotonic() + 30
-    while (left := processes_of_the_host(str(tmp_path))) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert stop == signal.SIGKILL or left == {}
-    assert ended(storage) < 5
+    codes = []
+    for count, stop in enumerate(stops, start=1):
+        resuming = ["--resume"] if codes else []
+        process = subprocess.Popen(
+            command_line("sweep", space, "--storage", storage, *resuming),
+            env=environment(**{MARK: str(tmp_path)}),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            before = ended(storage)
+            wait_for(lambda before=before: ended(storage) > before, process)
+            if stop == signal.SIGINT:
+                os.killpg(process.pid, stop)
+            else:
+                process.send_signal(stop)
+            codes.append(process.wait(60))
+        finally:
+            process.kill()
+        if stop != signal.SIGKILL:
+            assert left_after(tmp_path) == {}
+        assert count <= ended(storage) < 5
     resumed = Finished.__new__(Finished)
     resumed.storage, resumed.space, resumed.spec = storage, space, tiny_space(**changes)
     resumed.run = esam_tune("sweep", space, "--storage", storage, "--resume", "--json")
     assert resumed.run.returncode == 0, resumed.run.stderr
     resumed.document = json.loads(resumed.run.stdout)
-    return code, resumed
+    return codes, resumed
+
+
+def left_after(mark: Path, seconds: float = 30) -> dict[int, str]:
+    """The marked processes that are there still after as long."""
+    deadline = time.monotonic() + seconds
+    while (left := processes_of_the_host(str(mark))) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
 
 
 def ended(storage: Path) -> int:
@@ -278,18 +293,17 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 @pytest.mark.parametrize(
-    ("stop", "code"),
+    ("stops", "codes"),
     [
-        pytest.param(signal.SIGINT, 130, marks=pytest.mark.long),
-        (signal.SIGTERM, 143),
-        (signal.SIGKILL, -9),
+        pytest.param([signal.SIGINT], [130], marks=pytest.mark.long, id="SIGINT"),
+        pytest.param([signal.SIGTERM, signal.SIGKILL], [143, -9], id="SIGTERM and SIGKILL"),
     ],
 )
 def test_a_stopped_study_resumes_to_what_it_would_have_been(
-    tmp_path: Path, undisturbed: Finished, stop: signal.Signals, code: int
+    tmp_path: Path, undisturbed: Finished, stops: list[signal.Signals], codes: list[int]
 ) -> None:
-    exited, resumed = stop_and_resume(tmp_path, stop, max_concurrent=1)
-    assert exited == code
+    exited, resumed = stop_and_resume(tmp_path, stops, max_concurrent=1)
+    assert exited == codes
     trials = resumed.document["trials"]
     assert without_times(trials) == without_times(undisturbed.document["trials"])
 
