@@ -37,6 +37,7 @@ from torchvision.transforms import v2
 
 from esam_tune.tasks.augmentation import Augmentation
 from esam_tune.tasks.batches import Batches, BatchOrder
+from esam_tune.tasks.image_check import check_images
 from esam_tune.tasks.models import build_model
 from esam_tune.tasks.splits import ArraySplit
 from esam_tune.tasks.stream import ImageFiles, StreamSplit, decode
@@ -155,6 +156,12 @@ def photograph_ways(folder: Path, device: torch.device) -> dict[str, Way]:
         images = [decode(str(path), SIDE, value if cropped else None) for path, value in pairs]
         return len(torch.stack(images))
 
+    many = [path.name for path in paths] * 20
+
+    def looked_at() -> int:
+        check_images(folder, many)
+        return len(many)
+
     names = [path.name.encode() for path in paths]
     # An epoch starts the decoding process: let it be one of some length.
     rows = torch.arange(PHOTOGRAPHS).repeat(4)
@@ -175,6 +182,7 @@ def photograph_ways(folder: Path, device: torch.device) -> dict[str, Way]:
     order = BatchOrder(len(rows), 32, 0)
     batches = Batches(split, order, Augmentation(padding=0, flip=True, cutout=0), 0)
     ways: dict[str, Way] = {
+        "esam-tune, looked at once before all trials": looked_at,
         "esam-tune, a random crop": lambda: ours(cropped=True),
         "esam-tune, the middle (evaluation)": lambda: ours(cropped=False),
         "esam-tune, streamed batches of random crops": lambda: counted(batches.epoch()),
