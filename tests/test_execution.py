@@ -111,6 +111,15 @@ def test_a_study_waits_for_a_disk_that_is_slow_and_loses_nothing(study, caplog):
     assert caplog.messages == []
 
 
+def test_of_a_disk_that_is_very_slow_is_told_once(study, monkeypatch, caplog):
+    monkeypatch.setattr(patience, "_SLOW_SECONDS", 0.2)
+    study.slow = 0.3
+    assert study.carry().outcome == "done"
+    (message,) = caplog.messages
+    assert message.endswith(" took 0 s for a record; trials wait for it")
+    assert str(study.folder.path) in message
+
+
 @pytest.mark.parametrize("signals", [[], [signal.SIGINT], [signal.SIGTERM]])
 def test_who_ends_a_study_does_not_wait_long_for_mlflow(study, signals):
     """Ten seconds are what a study may take to end; its results take some of them."""

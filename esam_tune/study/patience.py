@@ -12,6 +12,8 @@ _log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 600.0
 _AGAIN_SECONDS = 0.5
+# Shares and old disks take a while now and then: of less nobody need hear.
+_SLOW_SECONDS = 5.0
 
 
 class StoragePatience:
@@ -29,6 +31,7 @@ class StoragePatience:
         self._place = place
         self._on_wait = on_wait
         self._seconds = seconds
+        self._called_slow = False
 
     def __call__(self, attempt: Callable[[], None]) -> None:
         """Run an attempt, again as long as it raises an OSError.
@@ -39,6 +42,7 @@ class StoragePatience:
         begun = time.monotonic()
         waiting = False
         while True:
+            started = time.monotonic()
             try:
                 attempt()
             except OSError as error:
@@ -46,6 +50,7 @@ class StoragePatience:
             else:
                 if waiting:
                     _log.warning("%s takes records again; the study goes on", self._place)
+                self._tell_slow(time.monotonic() - started)
                 return
             if time.monotonic() - begun >= self._seconds:
                 self._seconds = 0.0
@@ -63,3 +68,9 @@ class StoragePatience:
                 )
             self._on_wait()
             time.sleep(_AGAIN_SECONDS)
+
+    def _tell_slow(self, seconds: float) -> None:
+        """Say once of a storage that it is slow."""
+        if seconds >= _SLOW_SECONDS and not self._called_slow:
+            self._called_slow = True
+            _log.warning("%s took %.0f s for a record; trials wait for it", self._place, seconds)

@@ -476,6 +476,13 @@ FAILURES = _of(
 STORAGE = _of(
     "trouble of the storage",
     (
+        "a storage that is very slow is said to be",
+        "study/patience.py",
+        "if seconds >= _SLOW_SECONDS and not self._called_slow:",
+        "if False:",
+        "test_execution.py",
+    ),
+    (
         "a full or absent storage is waited for",
         "study/patience.py",
         "if time.monotonic() - begun >= self._seconds:",
