@@ -13,61 +13,62 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from typing import Protocol
 
 SECONDS = 60
 
 
-class ForkedCommands:
-    """``python -m esam_tune.cli``, one process a command; a context manager.
+class Run(Protocol):
+    """Runs a command to its end."""
 
-    Args:
-        scratch: folder for what the commands print.
-    """
-
-    def __init__(self, scratch: Path) -> None:
-        self._printed = [scratch / "stdout", scratch / "stderr"]
-        self._server = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def __enter__(self) -> ForkedCommands:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.communicate()
-
-    def run(
+    def __call__(
         self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end.
+        """Run a command.
 
         Args:
             arguments: of the command line.
             folder: to run in.
             environment: all of it; what ``PYTHONPATH`` names is found first.
         """
-        assert self._server.stdin
-        assert self._server.stdout
-        for path in self._printed:
-            path.write_bytes(b"")
-        paths = [str(folder), *map(str, self._printed)]
-        self._server.stdin.write(json.dumps([list(arguments), dict(environment), *paths]) + "\n")
-        self._server.stdin.flush()
-        if not select.select([self._server.stdout], [], [], SECONDS)[0]:
-            self._server.kill()
-            raise subprocess.TimeoutExpired(list(arguments), SECONDS)
-        code = int(self._server.stdout.readline())
-        return subprocess.CompletedProcess(
-            list(arguments), code, *(path.read_text("utf-8") for path in self._printed)
-        )
+
+
+@contextmanager
+def forked_commands(scratch: Path) -> Iterator[Run]:
+    """Something that runs ``python -m esam_tune.cli``, one process a command.
+
+    Args:
+        scratch: folder for what the commands print.
+    """
+    printed = [scratch / "stdout", scratch / "stderr"]
+    command = [sys.executable, __file__]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        asked, answers = server.stdin, server.stdout
+        assert asked
+        assert answers
+
+        def run(
+            arguments: Sequence[str], folder: Path, environment: Mapping[str, str]
+        ) -> subprocess.CompletedProcess[str]:
+            for path in printed:
+                path.write_bytes(b"")
+            paths = [str(folder), *map(str, printed)]
+            asked.write(json.dumps([list(arguments), dict(environment), *paths]) + "\n")
+            asked.flush()
+            if not select.select([answers], [], [], SECONDS)[0]:
+                server.kill()
+                raise subprocess.TimeoutExpired(list(arguments), SECONDS)
+            code = int(answers.readline())
+            return subprocess.CompletedProcess(
+                list(arguments), code, *(path.read_text("utf-8") for path in printed)
+            )
+
+        yield run
 
 
 def _serve() -> int:

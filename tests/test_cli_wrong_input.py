@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import yaml
-from forked_command import ForkedCommands
+from forked_command import forked_commands
 from study_events import WrittenStudy, space_document, study_spec
 
 pytestmark = pytest.mark.e2e
@@ -39,7 +39,7 @@ class CommandLine:
         }
 
     def run(self, *arguments, **environment):
-        return self.commands.run(
+        return self.commands(
             list(map(str, arguments)), self.folder, {**self.environment, **environment}
         )
 
@@ -65,8 +65,8 @@ class CommandLine:
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory):
-    with ForkedCommands(tmp_path_factory.mktemp("printed")) as commands:
-        yield commands
+    with forked_commands(tmp_path_factory.mktemp("printed")) as run:
+        yield run
 
 
 @pytest.fixture

@@ -224,6 +224,7 @@ def _index(folder: Path, classes: list[str], least: int) -> tuple[ImageFiles, to
 def _listing(folder: Path, classes: list[str], least: int) -> Callable[[], Arrays]:
     def make() -> dict[str, NDArray[Any]]:
         names: list[str] = []
+        firsts: set[str] = set()
         labels: list[int] = []
         for label, name in enumerate(classes):
             found = sorted(
@@ -242,8 +243,9 @@ def _listing(folder: Path, classes: list[str], least: int) -> Callable[[], Array
                     "add images or remove the folder",
                 )
             names += [f"{name}/{file}" for file in found]
+            firsts.add(f"{name}/{found[0]}")
             labels += [label] * len(found)
-        check_images(folder, names)
+        check_images(folder, names, firsts)
         encoded = [os.fsencode(name) for name in names]
         lengths = np.asarray([len(name) for name in encoded], dtype=np.int64)
         return {

@@ -355,7 +355,17 @@ def test_whole_images_are_not_decoded_but_where_they_end_strangely(images, endin
 
     monkeypatch.setattr(ImageFile, "load", noted)
     checked_train_split(task(images))
-    assert decoded == [str(odd)]
+    firsts = [str(images / name / f"0.{ending}") for name in COLOURS]
+    assert sorted(decoded) == sorted([*firsts, str(odd)])
+
+
+def test_the_first_image_of_each_class_is_decoded(images):
+    fill(images, ["."], ending="png")
+    path = images / "bee" / "0.png"
+    whole = path.read_bytes()
+    middle = whole.index(b"IDAT") + 10
+    path.write_bytes(whole[:middle] + bytes(8) + whole[middle + 8 :])
+    assert f"the image {str(path)!r} cannot be read" in refusal(task(images)).problem
 
 
 def test_other_layouts_than_a_data_sets_are_refused(images):
