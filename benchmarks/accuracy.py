@@ -1,11 +1,12 @@
-"""Test accuracy against step cost of ESAM and its rivals on noisy digits, many seeds each.
+"""Test accuracy against step cost of ESAM and its rivals, many seeds each.
 
     python benchmarks/accuracy.py --out benchmarks/results/accuracy_digits.jsonl
 
 For each method rho is tuned on the validation split, by the mean over the tuning seeds; the test
 split is read only by the final runs, at the tuned rho, with seeds of their own. A seed fixes
 initial weights, sample order and masks, and is shared by all methods, so differences are paired.
-The task (split and label noise) is that of search_spaces/digits_noisy.yaml. Runs are kept in the
+Task and training are those of a space file, search_spaces/digits_noisy.yaml unless another is
+named, with fields set over it; each such choice has a file of runs of its own. Runs are kept in the
 file as they finish, and a second call goes on from there. Prints a table in Markdown.
 """
 
@@ -16,9 +17,10 @@ import json
 import math
 import platform
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +32,7 @@ from esam_tune.domains import Value
 from esam_tune.study.space import load_space
 
 SPACE = Path(__file__).parent.parent / "search_spaces" / "digits_noisy.yaml"
-TUNING_SEEDS = range(100, 103)
+FIRST_TUNING_SEED = 100
 REFERENCE = "SAM"
 
 Run = dict[str, Any]
@@ -87,7 +89,13 @@ METHODS: dict[str, Method] = {
 
 
 def train_once(
-    params: dict[str, Value], seed: int, split_seed: int, *, final: bool
+    params: dict[str, Value],
+    seed: int,
+    split_seed: int,
+    *,
+    final: bool,
+    space: Path = SPACE,
+    assignments: Sequence[str] = (),
 ) -> dict[str, float]:
     """The last epoch's metrics of one run, on one thread."""
     import torch
@@ -96,7 +104,7 @@ def train_once(
 
     torch.set_num_threads(1)
     last: dict[str, float] = {}
-    spec = load_space(SPACE)
+    spec = load_space(space, assignments)
     settings = {**spec.settings(params, {}).to_dict(), "seed": seed}
     settings["task"]["split_seed"] = split_seed
 
@@ -164,7 +172,7 @@ class Tunable(Protocol):
 
 
 def tuned(
-    methods: Mapping[str, Tunable], results: Results, jobs: int
+    methods: Mapping[str, Tunable], results: Results, seeds: int, jobs: int
 ) -> dict[str, dict[str, Value]]:
     """Each method's parameters at the rho with the best mean validation accuracy."""
     candidates = [
@@ -172,7 +180,7 @@ def tuned(
         for method in methods.values()
         if len(method.settings()) > 1
         for params in method.settings()
-        for seed in TUNING_SEEDS
+        for seed in range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + seeds)
     ]
     scores: dict[str, list[float]] = {}
     for run in results.complete(candidates, jobs):
@@ -216,9 +224,9 @@ def print_table(
 
     print(
         f"{platform.machine()}, {options.jobs} processes of one thread, Python "
-        f"{platform.python_version()}, torch {torch.__version__}; tuning seeds "
-        f"{TUNING_SEEDS.start} to {TUNING_SEEDS.stop - 1}, final seeds 0 to {options.seeds - 1}, "
-        f"split seed {options.split_seed}; "
+        f"{platform.python_version()}, torch {torch.__version__}; "
+        f"{options.tuning_seeds} tuning seeds from {FIRST_TUNING_SEED}, "
+        f"final seeds 0 to {options.seeds - 1}, split seed {options.split_seed}; "
         "95 % intervals by Student's t\n"
     )
     print(
@@ -244,18 +252,37 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a benchmark of this kind."""
     parser.add_argument("--out", type=Path, required=True, help="file of the runs")
     parser.add_argument("--seeds", type=int, default=8, help="final runs of each method")
+    parser.add_argument("--tuning-seeds", type=int, default=3, help="runs of each method and rho")
     parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
     parser.add_argument("--split-seed", type=int, default=0, help="one file each")
+
+
+def grid_of_method(text: str) -> tuple[str, tuple[float, ...]]:
+    """A method's name and the radii to tune over, from ``METHOD=RHO,...``."""
+    name, _, rhos = text.rpartition("=")
+    return name, tuple(map(float, rhos.split(",")))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser)
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
+    parser.add_argument(
+        "--rhos",
+        action="append",
+        type=grid_of_method,
+        default=[],
+        metavar="METHOD=RHO,...",
+        help="instead of the method's own grid; a single one is taken untuned",
+    )
+    parser.add_argument("--space", type=Path, default=SPACE, help="file of the task and training")
+    parser.add_argument("--set", nargs="*", default=[], help="its fields, section.key=VALUE each")
     options = parser.parse_args()
     methods = {name: METHODS[name] for name in {REFERENCE: None, **dict.fromkeys(options.methods)}}
-    results = Results(options.out, options.split_seed)
-    settings = tuned(methods, results, options.jobs)
+    methods |= {name: replace(methods[name], rhos=rhos) for name, rhos in options.rhos}
+    train = partial(train_once, space=options.space, assignments=options.set)
+    results = Results(options.out, options.split_seed, train)
+    settings = tuned(methods, results, options.tuning_seeds, options.jobs)
     by_method = final_runs(settings, results, options.seeds, options.jobs)
     print_table(by_method, by_method[REFERENCE], options)
 

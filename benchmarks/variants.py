@@ -268,7 +268,7 @@ def main() -> None:
     results = Results(options.out, options.split_seed, train_idea)
     wanted: dict[str, Tunable] = {n: TunableIdea(n) for n in options.ideas}
     wanted = {REFERENCE: METHODS[REFERENCE], **wanted}
-    settings = tuned(wanted, results, options.jobs)
+    settings = tuned(wanted, results, options.tuning_seeds, options.jobs)
     by_method = final_runs(settings, results, options.seeds, options.jobs)
     print_table(by_method, by_method[REFERENCE], options)
 

@@ -137,6 +137,7 @@ class TaskSettings:
 MODELS = (
     "small_cnn",
     "resnet18_cifar",
+    "resnet18",
     "wide_resnet28_10",
     "pyramidnet110_a270",
     "resnet50",

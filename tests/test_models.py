@@ -58,6 +58,7 @@ def parameters(model):
         ("pyramidnet110_a270", 10, 32, 28_485_477),
         ("pyramidnet110_a270", 100, 32, 28_511_307),
         # The metadata of torchvision's weights, which the next test reads.
+        ("resnet18", 1000, 224, 11_689_512),
         ("resnet50", 1000, 224, 25_557_032),
         ("resnet101", 1000, 224, 44_549_160),
         # Touvron et al., table 1: 22M (DeiT-S, the same without distillation).
@@ -71,8 +72,11 @@ def test_a_network_has_as_many_parameters_as_published(name, num_classes, size, 
 def test_the_counts_of_torchvisions_networks_are_in_the_metadata_of_its_weights():
     from torchvision.models import ResNet18_Weights, ResNet50_Weights, ResNet101_Weights
 
-    assert ResNet18_Weights.IMAGENET1K_V1.meta["num_params"] == 11_689_512
-    for name, weights in [("resnet50", ResNet50_Weights), ("resnet101", ResNet101_Weights)]:
+    for name, weights in [
+        ("resnet18", ResNet18_Weights),
+        ("resnet50", ResNet50_Weights),
+        ("resnet101", ResNet101_Weights),
+    ]:
         meta = weights.IMAGENET1K_V1.meta
         assert parameters(on_meta(name, 1000, 224)) == meta["num_params"]
 
@@ -80,7 +84,8 @@ def test_the_counts_of_torchvisions_networks_are_in_the_metadata_of_its_weights(
 @pytest.mark.parametrize(
     ("name", "size", "billions"),
     [
-        # torchvision's metadata (_ops, multiply-accumulates of one image): 4.089 and 7.801.
+        # torchvision's metadata (_ops, multiply-accumulates of one image): 1.814, 4.089, 7.801.
+        ("resnet18", 224, 1.814),
         ("resnet50", 224, 4.089),
         ("resnet101", 224, 7.801),
         # Touvron et al. name 4.6; this counts attention's products too.

@@ -12,7 +12,7 @@ from torch import nn
 
 from esam_tune.errors import InputError
 from esam_tune.tasks.models.pyramidnet import PyramidNet
-from esam_tune.tasks.models.resnet import resnet18_cifar, resnet50, resnet101
+from esam_tune.tasks.models.resnet import resnet18, resnet18_cifar, resnet50, resnet101
 from esam_tune.tasks.models.small_cnn import SmallCNN
 from esam_tune.tasks.models.vit import PATCH_SIZE, vit_s_16
 from esam_tune.tasks.models.wide_resnet import WideResNet
@@ -40,6 +40,7 @@ class Network:
 NETWORKS: Mapping[str, Network] = {
     "small_cnn": Network(build=lambda shape, n: SmallCNN(shape[0], n), smallest=2),
     "resnet18_cifar": Network(build=lambda shape, n: resnet18_cifar(shape[0], n), smallest=8),
+    "resnet18": Network(build=lambda shape, n: resnet18(shape[0], n), smallest=32),
     "wide_resnet28_10": Network(
         build=lambda shape, n: WideResNet(shape[0], n, depth=28, widen=10), smallest=4
     ),

@@ -26,6 +26,18 @@ def resnet18_cifar(in_channels: int, num_classes: int) -> nn.Module:
     return network
 
 
+def resnet18(in_channels: int, num_classes: int) -> nn.Module:
+    """ResNet-18 for images of about 224x224 pixels; of 32x32 it makes short work.
+
+    Args:
+        in_channels: of the images.
+        num_classes: width of the logits.
+    """
+    from torchvision import models
+
+    return _with_channels(models.resnet18(num_classes=num_classes), in_channels)
+
+
 def resnet50(in_channels: int, num_classes: int) -> nn.Module:
     """ResNet-50 for images of about 224x224 pixels.
 
