@@ -96,7 +96,8 @@ def test_aws_workers_are_spot_gpu_nodes_that_scale_and_the_head_is_not():
     assert "InstanceMarketOptions" not in head["node_config"]
     (worker,) = types.values()
     assert worker["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
-    assert 0 < worker["min_workers"] < worker["max_workers"] <= config["max_workers"]
+    # What a study asks for with --await-workers, and nothing while none does.
+    assert 0 == worker["min_workers"] < worker["max_workers"] <= config["max_workers"]
     assert config["docker"]["worker_image"].endswith("-gpu")
 
 
@@ -201,7 +202,7 @@ def test_what_a_rayjobs_containers_ask_for_is_what_ray_offers(job, groups):
     assert head == {"num-cpus": "0"}
     assert [parameters for _, parameters, _, _ in workers] == [{}]
     for group in job["rayClusterSpec"]["workerGroupSpecs"]:
-        assert 0 < group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+        assert 0 == group["minReplicas"] == group["replicas"] < group["maxReplicas"]
 
 
 def test_the_rayjob_has_a_token_the_pinned_ray_and_no_secret_in_it(job, groups):

@@ -1,10 +1,11 @@
 """Whether all nodes have the data: what is asked of them and what is said if they do not."""
 
 import pytest
+import ray
 
 from esam_tune.config import TaskSettings
 from esam_tune.errors import InputError
-from esam_tune.study import peers
+from esam_tune.study import cluster, peers
 from esam_tune.study.node_data import check_all_nodes_have, prepare_data
 from esam_tune.study.peers import Peer, Silent
 
@@ -45,6 +46,26 @@ def test_a_node_that_fails_otherwise_is_named():
     ask, _ = answering(Silent(reason="MemoryError: no message"), None)
     with pytest.raises(InputError, match=r"10.0.0.0 cannot prepare digits \(MemoryError: no mess"):
         check_all_nodes_have(TASK, 0.5, ask=ask)
+
+
+def test_a_node_that_has_left_the_cluster_lacks_nothing():
+    ask, _ = answering(Silent(reason="TaskUnschedulableError: ...", gone=True), None)
+    check_all_nodes_have(TASK, 0.0, ask=ask)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_node_that_is_not_there_is_told_from_one_that_fails():
+    with cluster.connected(None, distributed=False):
+        here = Peer(node_id=ray.get_runtime_context().get_node_id(), address="here")
+        left = Peer(node_id="ab" * (len(here.node_id) // 2), address="left")
+        bad = TaskSettings(dataset="folder", model="small_cnn", data_dir="/none")
+        failing, gone = peers.ask([here, left], prepare_data, bad, seconds=120.0)
+        (fine,) = peers.ask([here], prepare_data, TASK, seconds=120.0)
+    assert failing.mistake is not None
+    assert not failing.gone
+    assert gone.gone
+    assert fine is None
 
 
 def test_nodes_that_cannot_run_a_worker_are_not_asked():

@@ -76,6 +76,14 @@ def test_a_node_that_cannot_use_the_folder(tmp_path, seen, otherwise, words):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_node_that_has_left_the_cluster_need_not_see_it(tmp_path):
+    def left(where, path):
+        return Silent(reason="TaskUnschedulableError: ...", gone=True)
+
+    check_all_nodes_see(str(tmp_path), "--storage", ask=looking("02", left)[0])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_the_driver_cannot_write_is_the_users_mistake(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="--storage: cannot write to"):

@@ -17,6 +17,7 @@ from esam_tune.cli.arguments import (
     print_json,
 )
 from esam_tune.cli.worker_options import (
+    add_awaited_workers,
     add_max_epoch_seconds,
     add_max_failures,
     add_worker_resources,
@@ -37,6 +38,7 @@ def add_parser(verbs: Any) -> None:
         help="that each setting of the front is to have, those it has included",
     )
     add_worker_resources(parser)
+    add_awaited_workers(parser)
     add_max_failures(parser)
     add_max_epoch_seconds(parser)
     add_address(parser)

@@ -18,7 +18,7 @@ from esam_tune.cli.arguments import (
     integer,
     print_json,
 )
-from esam_tune.cli.worker_options import add_worker_resources
+from esam_tune.cli.worker_options import add_awaited_workers, add_worker_resources
 from esam_tune.domains import ROUNDS, WORKERS_AHEAD
 from esam_tune.worker_scaling import LR_RULES
 
@@ -67,6 +67,7 @@ def add_parser(verbs: Any) -> None:
         help="predict for this network too: of a message and of one worker's link",
     )
     add_worker_resources(parser)
+    add_awaited_workers(parser)
     add_address(parser)
     add_tracking_uri(parser)
     add_json(parser)

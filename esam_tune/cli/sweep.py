@@ -20,6 +20,7 @@ from esam_tune.cli.arguments import (
     shown_path,
 )
 from esam_tune.cli.worker_options import (
+    add_awaited_workers,
     add_checkpoints,
     add_max_epoch_seconds,
     add_worker_resources,
@@ -38,6 +39,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--max-concurrent", type=count, metavar="N", help="trials at a time")
     add_workers_per_trial(parser)
     add_worker_resources(parser)
+    add_awaited_workers(parser)
     add_checkpoints(parser)
     add_max_epoch_seconds(parser)
     add_address(parser)
@@ -86,7 +88,8 @@ def run(options: argparse.Namespace) -> int:
     asked = sweep_request(**arguments_of(sweep_request, options))
     if options.dry_run:
         plan = preflight(asked.space, asked.overrides, asked.options)
-        found = dry_run(plan, asked.options.shape, asked.options.address)
+        how = asked.options
+        found = dry_run(plan, how.shape, how.address, how.room)
         if options.json:
             print_json(found.document())
         else:

@@ -19,6 +19,7 @@ from esam_tune.cli.arguments import (
     print_json,
 )
 from esam_tune.cli.worker_options import (
+    add_awaited_workers,
     add_checkpoints,
     add_worker_resources,
     add_worker_rule,
@@ -42,6 +43,7 @@ def add_parser(verbs: Any) -> None:
     )
     add_worker_rule(parser)
     add_worker_resources(parser, cpus="1; all of them for one that trains alone")
+    add_awaited_workers(parser)
     add_checkpoints(parser)
     add_address(parser)
     add_tracking_uri(parser)

@@ -77,6 +77,17 @@ def add_worker_resources(parser: argparse.ArgumentParser, *, cpus: str = "1") ->
     )
 
 
+def add_awaited_workers(parser: argparse.ArgumentParser) -> None:
+    """Add ``--await-workers``."""
+    parser.add_argument(
+        "--await-workers",
+        type=count,
+        metavar="N",
+        help="begin when the cluster at --address has room for N workers, which its autoscaler is "
+        "asked to make; needs --gpus-per-worker (default: take what there is)",
+    )
+
+
 def add_checkpoints(parser: argparse.ArgumentParser) -> None:
     """Add ``--checkpoint-storage`` and ``--max-failures``."""
     parser.add_argument(

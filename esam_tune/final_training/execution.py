@@ -18,6 +18,7 @@ from esam_tune.final_training.recorder import KEPT, HopelessError, Recorder
 from esam_tune.metrics import EPOCH
 from esam_tune.run_state import load_weights
 from esam_tune.study import cluster
+from esam_tune.study.awaited_room import with_room
 from esam_tune.study.node_data import check_all_nodes_have
 from esam_tune.study.placement import place
 from esam_tune.study.shared_storage import check_all_nodes_see
@@ -120,6 +121,7 @@ def _train_on_cluster(
     with cluster.connected(options.address, distributed=request.grouped) as nodes:
         from esam_tune.study.runner import run_single
 
+        nodes = with_room(nodes, options.room)
         placement = place(nodes, request.workers, 1, "--workers", shape=options.shape)
         check_precision(plan.settings.training, gpu=placement.gpus_per_worker > 0)
         check_all_nodes_see(root, OPTION if plan.checkpoint_storage else "--storage")

@@ -13,6 +13,7 @@ from esam_tune.errors import InputError
 from esam_tune.final_training.folder import TrainingFolder, training_folder
 from esam_tune.final_training.record import TrainingRecord
 from esam_tune.study import cluster
+from esam_tune.study.awaited_room import Room
 from esam_tune.study.folder import check_storage
 from esam_tune.study.placement import WorkerShape, place
 from esam_tune.study.space import check_name
@@ -32,6 +33,7 @@ class TrainOptions:
         rule: what becomes of the setting when it was found with another worker count; None for
             ``WorkerRule()``, or the one before.
         shape: what each worker takes.
+        room: that the cluster is to make before the training begins, or None for what there is.
         threads: CPU cores of a single local worker; None for all there are, or as many as before.
         checkpoint_storage: folder that all nodes share, or URI, for the checkpoints of a training
             on a cluster; None for ``storage``.
@@ -48,6 +50,7 @@ class TrainOptions:
     workers: int | None = None
     rule: WorkerRule | None = None
     shape: WorkerShape = field(default_factory=WorkerShape)
+    room: Room | None = None
     threads: int | None = None
     checkpoint_storage: str | None = None
     max_failures: int = MAX_FAILURES

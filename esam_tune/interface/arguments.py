@@ -13,6 +13,7 @@ from rich.console import Console
 from esam_tune.config import TrialSettings, trial_settings
 from esam_tune.domains import COUNT, Domain
 from esam_tune.errors import InputError
+from esam_tune.study.awaited_room import OPTION, Room
 from esam_tune.study.comparison import Pick
 from esam_tune.study.placement import WorkerShape
 from esam_tune.tracking.store import asked_uri
@@ -68,6 +69,17 @@ def worker_shape(cpus_per_worker: int | None, gpus_per_worker: float | None) -> 
     if gpus is not None:
         gpus = float(_NUMBER.check("--gpus-per-worker", gpus))
     return WorkerShape(cpus=int(COUNT.check("--cpus-per-worker", cpus)), gpus=gpus)
+
+
+def awaited_room(await_workers: int | None, shape: WorkerShape, address: str | None) -> Room | None:
+    """The room that a cluster is to make, or None to take what there is.
+
+    Raises:
+        InputError: for no count, without a cluster, or where GPUs are not spoken of.
+    """
+    if await_workers is None:
+        return None
+    return Room(workers=int(COUNT.check(OPTION, await_workers)), shape=shape, address=address)
 
 
 def progress_console(asked: Console | None) -> Console:

@@ -19,6 +19,7 @@ from esam_tune.interface.arguments import (
     STORAGE,
     StrPath,
     as_in_a_file,
+    awaited_room,
     mlflow_uri,
     progress_console,
     storage_folder,
@@ -84,6 +85,7 @@ def sweep_request(
     max_failures: int = MAX_FAILURES,
     max_epoch_seconds: int = int(MAX_EPOCH_SECONDS),
     address: str | None = None,
+    await_workers: int | None = None,
     seed: int | None = None,
     seeds: int | None = None,
     set: Mapping[str, Any] | Sequence[str] = (),  # noqa: A002 - the option's name
@@ -109,6 +111,8 @@ def sweep_request(
         max_failures: restarts of a trial after a lost process or node.
         max_epoch_seconds: without a report for so long, a trial has hung and fails.
         address: of a running Ray cluster; None starts one for the time of the call.
+        await_workers: room for so many that the cluster is to make before anything begins; needs
+            ``address`` and ``gpus_per_worker``.
         seed: of the sampler and the trials.
         seeds: runs of each setting.
         set: field of the space -> value, such as ``{"task.label_noise": 0.2}``, or
@@ -123,6 +127,8 @@ def sweep_request(
     Raises:
         InputError: for what cannot be used.
     """
+    shape = worker_shape(cpus_per_worker, gpus_per_worker)
+    cluster = text_or_none("--address", address)
     fewest, most = _workers(workers_per_trial)
     starts = [warm_start] if isinstance(warm_start, str | Path) else warm_start
     return SweepRequest(
@@ -138,10 +144,11 @@ def sweep_request(
         options=SweepOptions(
             storage=storage_folder(storage),
             tracking_uri=mlflow_uri(tracking_uri),
-            address=text_or_none("--address", address),
+            address=cluster,
             workers_per_trial=most,
             min_workers=fewest,
-            shape=worker_shape(cpus_per_worker, gpus_per_worker),
+            shape=shape,
+            room=awaited_room(await_workers, shape, cluster),
             checkpoint_storage=text_or_none("--checkpoint-storage", checkpoint_storage),
             max_failures=int(RESTARTS.check("--max-failures", max_failures)),
             max_epoch_seconds=int(COUNT.check("--max-epoch-seconds", max_epoch_seconds)),
@@ -163,6 +170,7 @@ def refine_request(
     max_failures: int = MAX_FAILURES,
     max_epoch_seconds: int = int(MAX_EPOCH_SECONDS),
     address: str | None = None,
+    await_workers: int | None = None,
     tracking_uri: str | None = None,
     storage: StrPath = STORAGE,
     console: Console | None = None,
@@ -177,6 +185,8 @@ def refine_request(
         max_failures: restarts of a run after a lost process or node.
         max_epoch_seconds: without a report for so long, a run has hung and fails.
         address: of a running Ray cluster; None starts one for the time of the call.
+        await_workers: room for so many that the cluster is to make before anything begins; needs
+            ``address`` and ``gpus_per_worker``.
         tracking_uri: of MLflow; the study's own, which may need its password again.
         storage: folder of all studies.
         console: receives the progress; stderr by default.
@@ -184,6 +194,8 @@ def refine_request(
     Raises:
         InputError: for what cannot be used.
     """
+    shape = worker_shape(cpus_per_worker, gpus_per_worker)
+    cluster = text_or_none("--address", address)
     folder = study_folder(storage_folder(storage), study)
     return RefineRequest(
         folder=folder,
@@ -191,8 +203,9 @@ def refine_request(
         options=SweepOptions(
             storage=folder.storage,
             tracking_uri=mlflow_uri(tracking_uri),
-            address=text_or_none("--address", address),
-            shape=worker_shape(cpus_per_worker, gpus_per_worker),
+            address=cluster,
+            shape=shape,
+            room=awaited_room(await_workers, shape, cluster),
             max_failures=int(RESTARTS.check("--max-failures", max_failures)),
             max_epoch_seconds=int(COUNT.check("--max-epoch-seconds", max_epoch_seconds)),
         ),

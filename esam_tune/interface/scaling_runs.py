@@ -15,6 +15,7 @@ from esam_tune.interface.arguments import (
     STORAGE,
     Settings,
     StrPath,
+    awaited_room,
     mlflow_uri,
     progress_console,
     run_settings,
@@ -58,6 +59,7 @@ def scale_request(
     gpus_per_worker: float | None = None,
     cpus_per_worker: int | None = None,
     address: str | None = None,
+    await_workers: int | None = None,
     tracking_uri: str | None = None,
     storage: StrPath = STORAGE,
     console: Console | None = None,
@@ -78,6 +80,8 @@ def scale_request(
         gpus_per_worker: GPUs of each worker, or its share of one.
         cpus_per_worker: CPU cores of each.
         address: of a running Ray cluster; None starts one for the time of the call.
+        await_workers: room for so many that the cluster is to make before anything begins; needs
+            ``address`` and ``gpus_per_worker``.
         tracking_uri: of MLflow; by default ``$MLFLOW_TRACKING_URI``, or a store in the storage.
         storage: folder of all studies.
         console: receives the progress; stderr by default.
@@ -85,6 +89,8 @@ def scale_request(
     Raises:
         InputError: for what cannot be used.
     """
+    shape = worker_shape(cpus_per_worker, gpus_per_worker)
+    cluster = text_or_none("--address", address)
     where = storage_folder(storage)
     return ScaleRequest(
         settings=run_settings(settings),
@@ -99,9 +105,10 @@ def scale_request(
             predict_to=int(WORKERS_AHEAD.check("--predict-to", predict_to)),
             network=None if network is None else described_network(network),
             accuracy=bool(accuracy),
-            shape=worker_shape(cpus_per_worker, gpus_per_worker),
+            shape=shape,
+            room=awaited_room(await_workers, shape, cluster),
             tracking_uri=mlflow_uri(tracking_uri),
-            address=text_or_none("--address", address),
+            address=cluster,
         ),
         console=progress_console(console),
     )

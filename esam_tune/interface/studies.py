@@ -123,6 +123,7 @@ class Study:
         max_failures: int = MAX_FAILURES,
         max_epoch_seconds: int = int(MAX_EPOCH_SECONDS),
         address: str | None = None,
+        await_workers: int | None = None,
         tracking_uri: str | None = None,
         console: Console | None = None,
     ) -> Study:
@@ -135,6 +136,8 @@ class Study:
             max_failures: restarts of a run after a lost process or node.
             max_epoch_seconds: without a report for so long, a run has hung and fails.
             address: of a running Ray cluster; None starts one for the time of the call.
+            await_workers: room for so many that the cluster is to make before anything begins;
+                needs ``address`` and ``gpus_per_worker``.
             tracking_uri: of MLflow; the study's own, which may need its password again.
             console: receives the progress; stderr by default.
 
@@ -154,6 +157,7 @@ class Study:
                 max_failures=max_failures,
                 max_epoch_seconds=max_epoch_seconds,
                 address=address,
+                await_workers=await_workers,
                 tracking_uri=tracking_uri,
                 storage=self._folder.storage,
                 console=console,

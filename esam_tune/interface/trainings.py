@@ -15,6 +15,7 @@ from esam_tune.interface.arguments import (
     STORAGE,
     Settings,
     StrPath,
+    awaited_room,
     mlflow_uri,
     progress_console,
     run_settings,
@@ -68,6 +69,7 @@ def train_request(
     checkpoint_storage: StrPath | None = None,
     max_failures: int = MAX_FAILURES,
     address: str | None = None,
+    await_workers: int | None = None,
     tracking_uri: str | None = None,
     storage: StrPath = STORAGE,
     console: Console | None = None,
@@ -88,6 +90,8 @@ def train_request(
         checkpoint_storage: folder that all nodes share, or URI.
         max_failures: restarts after a lost process or node.
         address: of a running Ray cluster; None starts one where there are several workers.
+        await_workers: room for so many that the cluster is to make before anything begins; needs
+            ``address`` and ``gpus_per_worker``.
         tracking_uri: of MLflow; by default ``$MLFLOW_TRACKING_URI``, or a store in the storage.
         storage: folder that receives the model.
         console: receives a line an epoch; stderr by default.
@@ -98,6 +102,8 @@ def train_request(
     if resume and name is None:
         raise InputError("--name", "is needed with --resume", "name the training to go on with")
     found, where = run_settings(settings), storage_folder(storage)
+    shape = worker_shape(cpus_per_worker, gpus_per_worker)
+    cluster = text_or_none("--address", address)
     said = batch_rule is not None or lr_rule is not None
     rule = WorkerRule(batch=FIXED_GLOBAL if batch_rule is None else batch_rule, lr=lr_rule)
     return TrainRequest(
@@ -107,12 +113,13 @@ def train_request(
             name=check_name("--name", default_name(found, where) if name is None else name),
             workers=None if workers is None else int(COUNT.check("--workers", workers)),
             rule=rule if said else None,
-            shape=worker_shape(cpus_per_worker, gpus_per_worker),
+            shape=shape,
+            room=awaited_room(await_workers, shape, cluster),
             threads=cpus_per_worker,
             checkpoint_storage=text_or_none("--checkpoint-storage", checkpoint_storage),
             max_failures=int(RESTARTS.check("--max-failures", max_failures)),
             tracking_uri=mlflow_uri(tracking_uri),
-            address=text_or_none("--address", address),
+            address=cluster,
             resume=bool(resume),
             register=register,
         ),

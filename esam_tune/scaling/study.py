@@ -25,6 +25,7 @@ from esam_tune.scaling.estimates import FITTED, RESAMPLES, estimator_for
 from esam_tune.scaling.records import Measurement, Plan
 from esam_tune.scaling.timings import Timings
 from esam_tune.study import cluster
+from esam_tune.study.awaited_room import Room, with_room
 from esam_tune.study.folder import check_storage, names_in, reserved_folder
 from esam_tune.study.node_data import check_all_nodes_have
 from esam_tune.study.placement import WorkerShape, place
@@ -60,6 +61,7 @@ class ScaleOptions:
         network: a described network to predict for, beside the fitted one.
         accuracy: whether every method is trained to its end at every count.
         shape: what each worker takes of the cluster.
+        room: that the cluster is to make before the study begins, or None for what there is.
         tracking_uri: of MLflow, or None for the store inside ``storage``.
         address: of a Ray cluster, or None to start one on this machine.
     """
@@ -75,6 +77,7 @@ class ScaleOptions:
     network: Network | None = None
     accuracy: bool = False
     shape: WorkerShape = field(default_factory=WorkerShape)
+    room: Room | None = None
     tracking_uri: str | None = None
     address: str | None = None
 
@@ -193,6 +196,7 @@ def _measure(
     largest = laid_out.counts[-1]
     trainings = laid_out.trainings() if options.accuracy else []
     with cluster.connected(options.address, distributed=True) as nodes:
+        nodes = with_room(nodes, options.room)
         placement = place(nodes, largest, 1, "--workers", shape=options.shape)
         training = laid_out.methods[laid_out.chosen].training
         check_precision(training, gpu=placement.gpus_per_worker > 0)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esam_tune.study import cluster
+from esam_tune.study.awaited_room import Room
 from esam_tune.study.estimate import Estimate, at_a_time, estimate
 from esam_tune.study.feasibility import PredictedCost
 from esam_tune.study.preflight import Plan
@@ -155,7 +156,9 @@ class DryRun:
         return text
 
 
-def dry_run(plan: Plan, shape: WorkerShape, address: str | None) -> DryRun:
+def dry_run(
+    plan: Plan, shape: WorkerShape, address: str | None, room: Room | None = None
+) -> DryRun:
     """Find out what a study would do; nothing is started.
 
     Data sets that the plan's checks have prepared stay where data sets are kept; nothing else stays
@@ -165,11 +168,14 @@ def dry_run(plan: Plan, shape: WorkerShape, address: str | None) -> DryRun:
         plan: of the study, all checks passed.
         shape: of a trial's workers.
         address: of the cluster to ask for its size; None for this machine.
+        room: that the cluster is to make, taken for its size, or None.
 
     Raises:
         InputError: when not one trial fits.
     """
-    if address is None:
+    if room is not None:
+        nodes, where = room.nodes(), "the awaited workers"
+    elif address is None:
         nodes, where = cluster.local_nodes(), "this machine"
     else:
         where = "the Ray cluster"

@@ -25,7 +25,7 @@ def check_all_nodes_have(task: TaskSettings, gpus: float, *, ask: Ask = peers.as
     others = peers.peers(gpus)
     answers = ask(others, prepare_data, task, seconds=_ANSWER_SECONDS) if others else []
     for peer, answer in zip(others, answers, strict=True):
-        if not isinstance(answer, Silent):
+        if not isinstance(answer, Silent) or answer.gone:
             continue
         wrong = answer.mistake
         if wrong is not None:

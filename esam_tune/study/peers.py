@@ -30,10 +30,13 @@ class Silent:
     Args:
         reason: for people.
         mistake: what the node found to be the user's mistake, or None.
+        gone: whether the node has left the cluster since, and nothing is wanted of it any more:
+            an autoscaler takes back nodes that were too many, a cloud its spot nodes.
     """
 
     reason: str
     mistake: InputError | None = None
+    gone: bool = False
 
 
 # Asks each peer to call a function with arguments: the answers in the order of the peers.
@@ -85,7 +88,7 @@ def ask(asked: list[Peer], call: Callable[..., Any], *arguments: Any, seconds: f
     for reference in late:
         ray.cancel(reference, force=True)
     answers: list[Any] = []
-    for reference in references:
+    for peer, reference in zip(asked, references, strict=True):
         if reference not in ready:
             answers.append(Silent(reason=f"no answer within {seconds:.0f} s"))
             continue
@@ -94,5 +97,17 @@ def ask(asked: list[Peer], call: Callable[..., Any], *arguments: Any, seconds: f
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None)
             mistake = cause if isinstance(cause, InputError) else None
-            answers.append(Silent(reason=describe(cause or error), mistake=mistake))
+            answers.append(
+                Silent(
+                    reason=describe(cause or error),
+                    mistake=mistake,
+                    gone=peer.node_id not in _alive(),
+                )
+            )
     return answers
+
+
+def _alive() -> set[str]:
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}

@@ -9,6 +9,7 @@ from esam_tune.checkpoint_storage import check_checkpoint_storage, normalise
 from esam_tune.config import check_precision
 from esam_tune.errors import InputError
 from esam_tune.study import cluster
+from esam_tune.study.awaited_room import Room
 from esam_tune.study.dimensions import Range
 from esam_tune.study.feasibility import PredictedCost
 from esam_tune.study.folder import StudyFolder, check_storage, study_folder
@@ -36,6 +37,7 @@ class SweepOptions:
             elastic range; None for 1, or for what the resumed study was started with.
         min_workers: the fewest of an elastic range, or None for a fixed count.
         shape: what each of them takes.
+        room: that the cluster is to make before the study begins, or None for what there is.
         checkpoint_storage: folder that all nodes share, or URI, for checkpoints; None for the
             study's own folder, or for what the resumed study was started with.
         max_failures: restarts of a trial after a lost process, worker or node.
@@ -54,6 +56,7 @@ class SweepOptions:
     workers_per_trial: int | None = None
     min_workers: int | None = None
     shape: WorkerShape = field(default_factory=WorkerShape)
+    room: Room | None = None
     checkpoint_storage: str | None = None
     max_failures: int = MAX_FAILURES
     max_epoch_seconds: float = MAX_EPOCH_SECONDS

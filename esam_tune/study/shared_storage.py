@@ -66,7 +66,7 @@ def exchange_tokens(where: str, path: str) -> Answer:
 def _problem(where: str, content: str, answer: Answer | Silent) -> str | None:
     """What is wrong with a node's answer, in words, or None; what the node wrote is removed."""
     if isinstance(answer, Silent):
-        return f"cannot run a worker ({answer.reason})"
+        return None if answer.gone else f"cannot run a worker ({answer.reason})"
     found, wrote = answer
     if isinstance(wrote, str):
         doing = "write to" if found == content else "read" if is_remote(where) else "see"

@@ -13,6 +13,7 @@ from esam_tune.checkpoint_storage import OPTION
 from esam_tune.domains import SEED
 from esam_tune.errors import InputError
 from esam_tune.study import cluster
+from esam_tune.study.awaited_room import with_room
 from esam_tune.study.execution import SweepResult, carry_out
 from esam_tune.study.node_data import check_all_nodes_have
 from esam_tune.study.preflight import Plan, SweepOptions, check_plan, draw_up, preflight
@@ -109,6 +110,7 @@ def _run(
             found = held.enter_context(
                 cluster.connected(options.address, distributed=plan.workers > 1)
             )
+            found = with_room(found, options.room)
             placement = plan.place(found, options.shape, "the Ray cluster")
             where, field = plan.checkpoint_storage or str(plan.folder.path), "--storage"
             check_all_nodes_see(where, OPTION if plan.checkpoint_storage else field)
