@@ -151,10 +151,13 @@ def cloud(port):
         "upscaling_speed": 1.0,
         "idle_timeout_minutes": 10,
         "provider": {
-            "type": "fake_multinode",
+            # By its own name, it would want a file that Ray's packages leave out.
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
             "launch_multiple": True,
             "disable_node_updaters": True,
             "gcs_address": f"127.0.0.1:{port}",
+            "head_node_id": FIRST_NODE,
         },
         "auth": {},
         "head_node_type": "ray.head.default",
@@ -165,8 +168,20 @@ def cloud(port):
     }
 
 
+FIRST_NODE = "f" * 51 + "00000"
+# Ray has two autoscalers; `ray up` and KubeRay use the second, unless told otherwise.
+AUTOSCALERS = {
+    "first": {},
+    "second": {
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": FIRST_NODE,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FIRST_NODE,
+    },
+}
+
+
 @contextmanager
-def growing_cluster(variables):
+def growing_cluster(variables, autoscaler):
     """The address of a Ray whose autoscaler starts nodes on this machine when they are wanted."""
     mark, port = uuid.uuid4().hex, free_port()
     # Ray's sockets lie below it, and the path of a socket has at most 107 characters.
@@ -177,7 +192,12 @@ def growing_cluster(variables):
         *(f"--port={port}", f"--dashboard-port={free_port()}", "--disable-usage-stats"),
         *(f"--temp-dir={temporary}", f"--autoscaling-config={temporary / 'cloud.json'}"),
     ]
-    here = {MARK: mark, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    here = {
+        MARK: mark,
+        "RAY_FAKE_CLUSTER": "1",
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        **AUTOSCALERS[autoscaler],
+    }
     head = subprocess.Popen(command, env={**variables, **here}, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
@@ -204,17 +224,19 @@ def answers(port):
 @pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.long
-def test_an_autoscaler_adds_the_nodes_that_a_study_awaits(tmp_path):
+@pytest.mark.parametrize("autoscaler", AUTOSCALERS)
+def test_an_autoscaler_adds_the_nodes_that_a_study_awaits(tmp_path, autoscaler):
     space = write_space(tmp_path, trials=1)
     asked = ("sweep", space, "--storage", tmp_path / "runs", "--gpus-per-worker", "0")
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-    with growing_cluster(environment(**variables)) as address:
+    with growing_cluster(environment(**variables), autoscaler) as address:
         without = esam_tune(*asked, "--address", address, **variables)
         assert without.returncode == 2
         assert "--cpus-per-worker: must be at most 0" in without.stderr
         planned = esam_tune(
             *asked, "--address", address, "--await-workers", "2", "--dry-run", "--json", **variables
         )
+        assert planned.returncode == 0, planned.stderr
         assert json.loads(planned.stdout)["plan"]["max_concurrent"] == 2
         study = esam_tune(*asked, "--address", address, "--await-workers", "2", **variables)
         assert study.returncode == 0, study.stderr

@@ -15,15 +15,12 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,9 +29,9 @@ import pytest
 import yaml
 from conftest import REPOSITORY, environment, esam_tune, journal_events
 from host_processes import MARK, processes_of_the_host, stop_processes_of_the_host
+from launcher import BIN, Launcher, wait_for
 from ports import free_port
 
-BIN = Path(sys.executable).parent
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 MISSING = [name for name in ("ssh", "ssh-keygen", "rsync") if shutil.which(name) is None]
 MISSING += [] if SSHD else ["sshd"]
@@ -48,59 +45,13 @@ pytestmark = [
 ]
 
 
-@dataclass(frozen=True)
-class Command:
-    """A command of the launcher while it runs, and what it has printed."""
-
-    process: subprocess.Popen[bytes]
-    output: Path
-
-    def printed(self) -> str:
-        return self.output.read_text(encoding="utf-8", errors="replace")
-
-    def over(self) -> bool:
-        return self.process.poll() is not None
-
-
-@dataclass(frozen=True)
-class Host:
+@dataclass(frozen=True, kw_only=True)
+class Host(Launcher):
     """An account behind an ssh server, and the cluster file that names it."""
 
     home: Path
     mark: str
-    cluster_file: Path
     dashboard: str
-    environment: dict[str, str]
-
-    def ray(self, *arguments: object) -> str:
-        """Run a command of the launcher; what it printed."""
-        with self.running(*arguments) as command:
-            code = command.process.wait(300)
-            assert code == 0, command.printed()
-            return command.printed()
-
-    @contextmanager
-    def running(self, *arguments: object) -> Iterator[Command]:
-        """A command of the launcher, which is ended with the block where it still runs."""
-        # A pipe that nobody reads would fill up, and hold up what is shown on the other side.
-        descriptor, path = tempfile.mkstemp(dir=self.cluster_file.parent, suffix=".log")
-        with os.fdopen(descriptor, "wb") as output:
-            process = subprocess.Popen(
-                [BIN / "ray", *map(str, arguments)],
-                env=self.environment,
-                cwd=REPOSITORY,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                # With the ssh that it starts.
-                start_new_session=True,
-            )
-        try:
-            yield Command(process, Path(path))
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
 
 
 def make_home(home: Path, mark: str) -> None:
@@ -173,20 +124,17 @@ def host(tmp_path: Path) -> Iterator[Host]:
     variables["RAY_TMPDIR"] = str(client)
     try:
         yield Host(
-            home, mark, cluster_file, f"http://127.0.0.1:{dashboard_port}", environment=variables
+            cluster_file,
+            variables,
+            home=home,
+            mark=mark,
+            dashboard=f"http://127.0.0.1:{dashboard_port}",
         )
     finally:
         stop_processes_of_the_host(mark)
         server.terminate()
         server.wait(20)
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def wait_for(happened: Callable[[], object], what: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.2)
 
 
 def answer(dashboard: str) -> int | None:
