@@ -89,6 +89,13 @@ def test_no_node_starts_without_a_token_and_no_dashboard_is_open(launcher_file):
     assert "--dashboard-host=127.0.0.1" in head
 
 
+def test_a_list_of_hosts_has_the_autoscaler_that_starts_them():
+    """Ray's second one never does: tests/test_several_hosts_e2e.py, which is long, would fail."""
+    (config,) = load("on-premise.yaml")
+    (start,) = (c for c in config["head_start_ray_commands"] if "ray start" in c)
+    assert start.startswith("RAY_enable_autoscaler_v2=0 ")
+
+
 def test_aws_workers_are_spot_gpu_nodes_that_scale_and_the_head_is_not():
     (config,) = load("aws.yaml")
     types = config["available_node_types"]

@@ -38,7 +38,7 @@ from esam_tune.study.agenda import SearchAgenda
 from esam_tune.study.node_data import check_all_nodes_have
 from esam_tune.study.proposals import Proposals
 from esam_tune.study.record import StudyRecord
-from esam_tune.study.runner import run_trials
+from esam_tune.study.runner import StudyInterrupted, run_trials
 from esam_tune.study.study_run import StudyRun
 from esam_tune.study.trial_record import TrialRecord
 from esam_tune.trial import RunRequest
@@ -148,6 +148,48 @@ def test_an_elastic_group_goes_on_with_the_nodes_that_are_left(tmp_path: Path) -
     assert [(s["workers"], s["rows_per_worker"]) for s in setups] == [(2, 32), (1, 64)]
     epochs = [e["metrics"]["epoch"] for e in events if e["event"] == "epoch"]
     assert epochs == list(range(1, 16))
+
+
+@pytest.mark.long
+def test_an_elastic_group_takes_in_a_node_that_comes(tmp_path: Path) -> None:
+    """Ray looks once a minute; then the group begins anew, from its last checkpoint."""
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    came: list[Any] = []
+
+    def workers() -> list[int]:
+        events = journal_events(tmp_path, "small")
+        return [e["setup"]["workers"] for e in events if e["event"] == "workers"]
+
+    def let_a_node_come(record: StudyRecord) -> None:
+        run = next(iter(record.runs.values()), None)
+        if run is None or not run.checkpoints:
+            return
+        if not came:
+            came.append((nodes.add_node(num_cpus=1), run.epochs))
+        elif workers() == [1, 2] and run.epochs > came[0][1] + 1:
+            raise StudyInterrupted
+
+    try:
+        with pytest.raises(StudyInterrupted):
+            run_study(
+                tmp_path,
+                {"workers": 2, "min_workers": 1, "checkpoint_seconds": 0.0},
+                address=nodes.address,
+                on_step=let_a_node_come,
+                # Longer than a minute on any machine.
+                training={"epochs": 5000, "batch_size": 64, "lr": 0.05},
+                search={"optimizer": "sgd", "lr": {"low": 0.01, "high": 0.1}},
+                baselines=[],
+            )
+    finally:
+        nodes.shutdown()
+    events = journal_events(tmp_path, "small")
+    setups = [e["setup"] for e in events if e["event"] == "workers"]
+    assert [(s["workers"], s["rows_per_worker"]) for s in setups] == [(1, 64), (2, 32)]
+    kinds = [e["event"] for e in events]
+    assert "epoch" in kinds[kinds.index("workers", kinds.index("workers") + 1) :]
+    epochs = [e["metrics"]["epoch"] for e in events if e["event"] == "epoch"]
+    assert epochs == list(range(1, len(epochs) + 1))
 
 
 @pytest.mark.long
