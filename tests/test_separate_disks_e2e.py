@@ -165,3 +165,22 @@ def test_a_killed_worker_s_group_goes_on_from_an_object_store(node, storage, uri
     assert any("state-0.pt" in line for line in read)
     assert any("state-1.pt" in line for line in read)
     assert not (storage / "tiny" / "tune").exists()
+
+
+def test_single_workers_and_a_training_need_no_disk_in_common(node, storage, uri, space, tmp_path):
+    shared = ("--storage", storage, "--checkpoint-storage", uri, "--address", node.address)
+    study = esam_tune("sweep", space, *shared, "--max-concurrent", 2, "--trials", 2)
+    assert study.returncode == 0, study.stderr
+    events = journal_events(storage, "tiny")
+    assert [e["state"] for e in events if e["event"] == "trial_end"] == ["complete"] * 2
+    kept = [e["path"] for e in events if e["event"] == "checkpoint"]
+    assert kept
+    assert all(path.startswith("bucket/") for path in kept)
+
+    chosen = storage / "tiny" / "chosen.yaml"
+    trained = esam_tune("train", chosen, *shared, "--workers", 2, "--name", "there", "--json")
+    assert trained.returncode == 0, trained.stderr
+    document = json.loads(trained.stdout)
+    assert 0.0 < document["metrics"]["test_accuracy"] <= 1.0
+    # From the node's disk through the store to this one.
+    assert (storage / "models" / "there" / "weights.pt").stat().st_size > 100_000
