@@ -80,6 +80,19 @@ def test_the_package_its_pins_and_the_token_go_to_every_node(launcher_file):
     assert "-c ~/esam-tune/constraints.txt -e ~/esam-tune" in installs[0]
 
 
+def test_the_folders_that_docker_makes_for_the_mounts_are_given_to_the_images_user():
+    """Docker makes them root's, and the installation writes into one of them."""
+    (config,) = load("aws.yaml")
+    home = PurePosixPath("/home/ray")
+    made = {PurePosixPath(path).parent for path in config["file_mounts"]} - {home}
+    give, *_, install = config["setup_commands"]
+    assert give.startswith("sudo chown ")
+    assert {word for word in shlex.split(give) if word.startswith("~")} == {
+        f"~/{folder.relative_to(home)}" for folder in made
+    }
+    assert "pip install" in install
+
+
 def test_no_node_starts_without_a_token_and_no_dashboard_is_open(launcher_file):
     for key in ("head_start_ray_commands", "worker_start_ray_commands"):
         starts = [c for c in launcher_file[key] if "ray start" in c]
@@ -105,7 +118,17 @@ def test_aws_workers_are_spot_gpu_nodes_that_scale_and_the_head_is_not():
     assert worker["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     # What a study asks for with --await-workers, and nothing while none does.
     assert 0 == worker["min_workers"] < worker["max_workers"] <= config["max_workers"]
-    assert config["docker"]["worker_image"].endswith("-gpu")
+    assert config["docker"]["image"].endswith("-gpu")
+
+
+def test_both_kinds_of_aws_nodes_have_an_image_for_the_autoscaler_that_starts_the_workers():
+    """Ray's second one, which fails on a worker whose image is not `image`, and on no other."""
+    from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+
+    (config,) = load("aws.yaml")
+    read = AutoscalingConfig(config, skip_content_hash=True)
+    for node_type, kind in (("head", "cpu"), ("gpu-worker", "gpu")):
+        assert read.get_docker_config(node_type)["image"].endswith(f"-{kind}")
 
 
 def test_aws_nodes_name_an_image_newer_than_rays_own_choice():
@@ -146,7 +169,7 @@ def images():
     dockerfile = (CLUSTERS / "Dockerfile").read_text(encoding="utf-8")
     return [
         aws["docker"]["head_image"],
-        aws["docker"]["worker_image"],
+        aws["docker"]["image"],
         re.search(r"^ARG RAY_IMAGE=(\S+)$", dockerfile, re.MULTILINE)[1],
     ]
 

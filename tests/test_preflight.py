@@ -4,14 +4,16 @@ import pytest
 from study_events import WrittenStudy, study_spec
 
 from esam_tune.errors import InputError
+from esam_tune.study.awaited_room import Room
 from esam_tune.study.placement import WorkerShape
-from esam_tune.study.preflight import SweepOptions, preflight, workers_text
+from esam_tune.study.preflight import SweepOptions, check_room, draw_up, preflight, workers_text
 from esam_tune.study.space import Overrides
+
+TRAINING = {"epochs": 2, "batch_size": 48, "lr": 0.05}
 
 
 def planned(storage, *, batch_size=64, **options):
-    training = {"epochs": 2, "batch_size": batch_size, "lr": 0.05}
-    spec = study_spec(training=training)
+    spec = study_spec(training={**TRAINING, "batch_size": batch_size})
     return preflight(spec, Overrides(), SweepOptions(storage=storage, **options))
 
 
@@ -52,6 +54,25 @@ def test_a_resumed_study_keeps_its_workers_and_where_its_checkpoints_are(tmp_pat
     ):
         with pytest.raises(InputError, match=words):
             planned(tmp_path, resume=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("max_concurrent", "workers", "most", "why"),
+    [(2, 1, 2, "max_concurrent: 2"), (2, 3, 6, "max_concurrent: 2"), (None, 1, 9, "has no more")],
+)
+def test_no_more_nodes_are_awaited_than_trials_use(tmp_path, max_concurrent, workers, most, why):
+    spec = study_spec(trials=9, baselines=[], max_concurrent=max_concurrent, training=TRAINING)
+    plan = draw_up(spec, Overrides(), SweepOptions(storage=tmp_path, workers_per_trial=workers))
+    # The cluster itself is asked later.
+    address = "127.0.0.1:6379"
+
+    def check(count):
+        room = Room(workers=count, shape=WorkerShape(gpus=1), address=address)
+        check_room(plan, room)
+
+    check(most)
+    with pytest.raises(InputError, match=f"at most {most}, .*{why}.*, got {most + 1}; ask for"):
+        check(most + 1)
 
 
 def test_worker_counts_as_they_are_typed():

@@ -85,7 +85,8 @@ def with_room(nodes: list[Node], room: Room | None) -> list[Node]:
     from ray.util import placement_group, remove_placement_group
 
     _log.warning(
-        "the cluster has room for %d of %d workers; waiting until its autoscaler has made it",
+        "the cluster has room for %d of %d workers; waiting until its autoscaler has made it: "
+        "`ray status` on the head shows how far it is",
         room.found(nodes),
         room.workers,
     )
@@ -99,7 +100,8 @@ def with_room(nodes: list[Node], room: Room | None) -> list[Node]:
                     OPTION,
                     f"the cluster has room for {room.found(cluster_nodes())} of {room.workers} "
                     f"workers after {_MINUTES:.0f} minutes",
-                    "see with `ray status` what holds its autoscaler up, or ask for fewer",
+                    "see on the head what holds its autoscaler up, with `ray status` and in "
+                    "/tmp/ray/session_latest/logs/monitor.log, or ask for fewer",
                 )
     finally:
         remove_placement_group(group)

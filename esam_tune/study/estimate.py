@@ -62,7 +62,7 @@ class Estimate:
 
 def at_a_time(spec: StudySpec, placement: Placement) -> int:
     """Trials that run side by side, of which there may be fewer than fit."""
-    return min(placement.max_concurrent, (spec.trials + len(spec.baselines)) * spec.seeds)
+    return min(placement.max_concurrent, spec.runs)
 
 
 def _side_by_side(plan: Plan, placement: Placement) -> int:

@@ -9,7 +9,7 @@ from esam_tune.checkpoint_storage import check_checkpoint_storage, normalise
 from esam_tune.config import check_precision
 from esam_tune.errors import InputError
 from esam_tune.study import cluster
-from esam_tune.study.awaited_room import Room
+from esam_tune.study.awaited_room import OPTION, Room
 from esam_tune.study.dimensions import Range
 from esam_tune.study.feasibility import PredictedCost
 from esam_tune.study.folder import StudyFolder, check_storage, study_folder
@@ -179,6 +179,7 @@ def check_plan(plan: Plan, options: SweepOptions) -> None:
     spec, workers, min_workers = plan.spec, plan.workers, plan.min_workers
     cluster.check_address(options.address)
     _check_elastic(options, min_workers)
+    check_room(plan, options.room)
     if plan.uri != local_uri(options.storage):
         # A study that is under way goes on without its server, which gets everything later.
         (check_form if options.resume else check_uri)(plan.uri)
@@ -209,6 +210,27 @@ def _check_elastic(options: SweepOptions, fewest: int | None) -> None:
             "--gpus-per-worker",
             f"must be whole GPUs with a range of workers, got {options.shape.gpus:g}",
             "give --workers-per-trial one count, or whole GPUs",
+        )
+
+
+def check_room(plan: Plan, room: Room | None) -> None:
+    """Check that no node is started which the study then leaves idle.
+
+    Raises:
+        InputError: for room that its trials do not take.
+    """
+    if room is None:
+        return
+    most, why = plan.spec.runs, "the study has no more"
+    asked = plan.spec.max_concurrent
+    if asked is not None and asked < most:
+        most, why = asked, f"max_concurrent: {asked}"
+    if room.workers > most * plan.workers:
+        raise InputError(
+            OPTION,
+            f"must be at most {most * plan.workers}, all that the trials at a time take ({why}), "
+            f"got {room.workers}",
+            "ask for fewer, or raise --max-concurrent",
         )
 
 

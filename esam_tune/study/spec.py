@@ -116,6 +116,11 @@ class StudySpec:
     conditions: Mapping[str, Condition] = field(default_factory=dict)
 
     @property
+    def runs(self) -> int:
+        """Trials in all, if none is turned away."""
+        return (self.trials + len(self.baselines)) * self.seeds
+
+    @property
     def accuracy_metric(self) -> str:
         """The objective that picks and pictures maximise."""
         return next(key for key, direction in self.objectives.items() if direction == "max")

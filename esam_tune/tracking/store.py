@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from esam_tune.errors import InputError
-from esam_tune.tracking.local_store import make_store
+from esam_tune.tracking.local_store import ARTIFACTS, EXPERIMENT, prepare_store
 
-EXPERIMENT = "esam-tune"
 # Why a run did not come to its end.
 REASON_TAG = "esam_tune.reason"
 BATCH = 500  # metrics a request; MLflow takes 1,000
@@ -55,7 +54,7 @@ def connect(uri: str, *, retries: int | None = None) -> Any:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     from mlflow import MlflowClient
 
-    make_store(uri)
+    prepare_store(uri)
     return MlflowClient(tracking_uri=uri)
 
 
@@ -136,7 +135,7 @@ def local_uri(storage: Path) -> str:
 
 def artifact_root(storage: Path, uri: str) -> Path | None:
     """Where artifacts go for the store inside the storage; a server decides for itself."""
-    return storage.absolute() / "mlartifacts" if uri == local_uri(storage) else None
+    return storage.absolute() / ARTIFACTS if uri == local_uri(storage) else None
 
 
 def check_form(uri: str) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from esam_tune.errors import InputError
+from esam_tune.tracking.local_store import prepare_store
 from esam_tune.tracking.store import check_uri, without_credentials
 
 
@@ -40,6 +41,7 @@ def serve_ui(uri: str, artifact_root: Path | None, host: str, port: int) -> None
             f"esam-tune: warning: MLflow asks for no password, and listens on {address}: whoever "
             f"reaches port {port} there can read, change and delete every run\n"
         )
+    prepare_store(uri)
     root = [] if artifact_root is None else ["--default-artifact-root", artifact_root.as_uri()]
     shown = f"[{host}]" if ":" in host else host
     sys.stdout.write(f"MLflow UI: http://{shown}:{port}  (Ctrl-C ends it)\n")

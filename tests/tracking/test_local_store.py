@@ -1,16 +1,19 @@
 """A local store is made whole or not at all, whatever ends the process that makes it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from esam_tune.tracking.local_store import make_store
-from esam_tune.tracking.store import connect, experiment, local_uri
+from esam_tune.tracking.local_store import prepare_store
+from esam_tune.tracking.store import artifact_root, connect, experiment, local_uri
 
 MAKE = """
 import sys
@@ -45,11 +48,56 @@ def test_a_process_killed_while_it_makes_the_store_leaves_none_that_is_half_made
 def test_where_two_make_it_both_have_the_same(tmp_path):
     uri = local_uri(tmp_path)
     with ThreadPoolExecutor(2) as both:
-        list(both.map(make_store, [uri, uri]))
+        list(both.map(prepare_store, [uri, uri]))
     assert names_in(tmp_path) == ["mlflow.db"]
     client = connect(uri)
     assert [found.name for found in client.search_experiments()] == ["Default"]
     assert experiment(client, None) == experiment(connect(uri), None)
+
+
+def artifacts_of(storage):
+    """Run id -> what its artifact says, as MLflow finds it; and the experiment's address."""
+    client = connect(local_uri(storage))
+    known = client.get_experiment_by_name("esam-tune")
+    runs = client.search_runs([known.experiment_id])
+    read = {}
+    for run in runs:
+        with tempfile.TemporaryDirectory() as scratch:
+            fetched = client.download_artifacts(run.info.run_id, "said.txt", scratch)
+            read[run.info.run_id] = Path(fetched).read_text()
+    return read, known.artifact_location
+
+
+def say(storage, text):
+    """Log an artifact into the storage's own store."""
+    uri = local_uri(storage)
+    client = connect(uri)
+    run = client.create_run(experiment(client, artifact_root(storage, uri)))
+    client.log_text(run.info.run_id, text, "said.txt")
+    return run.info.run_id
+
+
+def test_runs_of_a_storage_that_was_moved_or_copied_have_their_artifacts(tmp_path):
+    there, moved, copied = (tmp_path / name for name in ("a", "b c", "d"))
+    there.mkdir()
+    run_id = say(there, "first")
+    there.rename(moved)
+    assert artifacts_of(moved) == ({run_id: "first"}, (moved / "mlartifacts/esam-tune").as_uri())
+    shutil.copytree(moved, copied)
+    added = say(copied, "second")
+    assert artifacts_of(copied)[0] == {run_id: "first", added: "second"}
+    assert artifacts_of(moved)[0] == {run_id: "first"}
+    assert len([*moved.rglob("said.txt")]) == 1
+
+
+def test_only_what_lay_beside_the_store_is_looked_for_there(tmp_path):
+    elsewhere, storage = tmp_path / "elsewhere", tmp_path / "runs"
+    for folder in (elsewhere, storage, storage / "mlartifacts"):
+        folder.mkdir()
+    client = connect(local_uri(storage))
+    client.create_experiment("esam-tune", artifact_location=elsewhere.as_uri())
+    run_id = say(storage, "far")
+    assert artifacts_of(storage) == ({run_id: "far"}, elsewhere.as_uri())
 
 
 def test_without_links_the_store_is_made_in_its_place(tmp_path, monkeypatch):
@@ -63,11 +111,11 @@ def test_without_links_the_store_is_made_in_its_place(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("uri", ["http://host:1", "sqlite:///{}/mlflow.db?mode=ro", "sqlite://"])
 def test_what_is_no_file_of_its_own_is_left_to_mlflow(tmp_path, uri):
-    make_store(uri.format(tmp_path))
+    prepare_store(uri.format(tmp_path))
     assert names_in(tmp_path) == []
 
 
 def test_a_store_that_is_there_is_left_alone(tmp_path):
     (tmp_path / "mlflow.db").write_bytes(b"as it is")
-    make_store(local_uri(tmp_path))
+    prepare_store(local_uri(tmp_path))
     assert (tmp_path / "mlflow.db").read_bytes() == b"as it is"
