@@ -177,9 +177,9 @@ def check_plan(plan: Plan, options: SweepOptions) -> None:
         InputError: naming what is wrong.
     """
     spec, workers, min_workers = plan.spec, plan.workers, plan.min_workers
+    check_room(plan, options.room)
     cluster.check_address(options.address)
     _check_elastic(options, min_workers)
-    check_room(plan, options.room)
     if plan.uri != local_uri(options.storage):
         # A study that is under way goes on without its server, which gets everything later.
         (check_form if options.resume else check_uri)(plan.uri)
