@@ -96,12 +96,15 @@ class EmulatedNetwork:
         """Its IP address."""
         return f"10.213.7.{number + 1}"
 
+    def inside(self, number: int, *command: str) -> list[str]:
+        """A command as one that runs in a member's namespace."""
+        return ["ip", "netns", "exec", self.namespace(number), *command]
+
     def start(
         self, number: int, command: list[str], environment: dict[str, str]
     ) -> subprocess.Popen[bytes]:
         """Start a process in a member's namespace."""
-        inside = ["ip", "netns", "exec", self.namespace(number), *command]
-        return subprocess.Popen(inside, env={**os.environ, **environment})
+        return subprocess.Popen(self.inside(number, *command), env={**os.environ, **environment})
 
     def _link(self, number: int) -> int:
         """A member's interface; the file that its frames are read from and written to."""
@@ -111,7 +114,7 @@ class EmulatedNetwork:
         _run("ip", "link", "set", name, "address", _hardware(number), "netns", space)
 
         def inside(*command: str) -> None:
-            _run("ip", "netns", "exec", space, *command)
+            _run(*self.inside(number, *command))
 
         inside("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
         inside("ip", "link", "set", "lo", "up")

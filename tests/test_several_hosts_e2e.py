@@ -101,7 +101,7 @@ def start_host(
     first = PID_1.format(name=name, folder=folder, sshd=SSHD)
     apart = ("unshare", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child")
     return subprocess.Popen(
-        ["ip", "netns", "exec", network.namespace(number), *apart, "sh", "-c", first],
+        network.inside(number, *apart, "sh", "-c", first),
         env=environment(),
         stderr=(folder / f"{name}.log").open("wb"),
     )
@@ -120,8 +120,7 @@ def hosts(tmp_path: Path) -> Iterator[TwoHosts]:
         for number in NAMES:
             # Hosts have a way out, by whose interface Ray finds their address.
             way = ("route", "add", "default", "dev", network.interface(number))
-            inside = ("ip", "netns", "exec", network.namespace(number))
-            subprocess.run([*inside, "ip", *way], check=True)
+            subprocess.run(network.inside(number, "ip", *way), check=True)
             host = start_host(network, number, marks[number], tmp_path, key)
             running.callback(host.wait)
             running.callback(host.kill)
@@ -143,7 +142,7 @@ def hosts(tmp_path: Path) -> Iterator[TwoHosts]:
         yield TwoHosts(
             cluster_file,
             variables,
-            ("ip", "netns", "exec", network.namespace(CLIENT)),
+            tuple(network.inside(CLIENT)),
             homes={number: tmp_path / name for number, name in NAMES.items()},
             marks=marks,
             folder=tmp_path,

@@ -39,10 +39,6 @@ COUNT_NODES = (
 )
 
 
-def inside(network, number, command):
-    return ["ip", "netns", "exec", network.namespace(number), *command]
-
-
 @pytest.fixture
 def variables():
     """The environment of all who may speak to the cluster."""
@@ -68,7 +64,7 @@ def ray_nodes(network, variables):
             ]
             started.append(
                 subprocess.Popen(
-                    inside(network, number, command),
+                    network.inside(number, *command),
                     # Without a name server, gloo would not find the interface by itself.
                     env={**variables, MARK: mark, "GLOO_SOCKET_IFNAME": network.interface(number)},
                     stdout=subprocess.DEVNULL,
@@ -87,7 +83,7 @@ def ray_nodes(network, variables):
 
 
 def wait_for_nodes(network, variables, address, count):
-    asking = inside(network, 0, [sys.executable, "-c", COUNT_NODES, address])
+    asking = network.inside(0, sys.executable, "-c", COUNT_NODES, address)
     deadline = time.monotonic() + 180
     while True:
         answer = subprocess.run(asking, env=variables, capture_output=True, text=True, check=False)
@@ -114,7 +110,7 @@ def test_the_link_between_the_nodes_is_found_in_the_step_times(variables, tmp_pa
             *("--network", f"latency=1us,bandwidth={MEGABITS:g}Mbit"),
         )
         study = subprocess.run(
-            inside(network, 0, command),
+            network.inside(0, *command),
             env=variables,
             cwd=REPOSITORY,
             capture_output=True,
