@@ -148,11 +148,7 @@ def reference_workers(settings: TrialSettings) -> int:
 
 
 def scale_settings(
-    settings: TrialSettings,
-    workers: int,
-    rule: WorkerRule | None = None,
-    *,
-    reference: int | None = None,
+    settings: TrialSettings, workers: int, rule: WorkerRule | None = None
 ) -> ScaledSettings:
     """Move a setting to another worker count.
 
@@ -160,13 +156,12 @@ def scale_settings(
         settings: as found.
         workers: that are to train it together.
         rule: ``WorkerRule()`` when left out.
-        reference: workers it was found with; by default what its origin says.
 
     Raises:
         InputError: when the batch cannot be shared out evenly.
     """
     rule = rule or WorkerRule()
-    found = reference or reference_workers(settings)
+    found = reference_workers(settings)
     batch = settings.training.batch_size
     if rule.batch == PER_WORKER:
         if batch % found:

@@ -318,6 +318,20 @@ CHECKPOINTS = _of(
 FAILURES = _of(
     "failures",
     (
+        "a node that left while it was asked for its data holds no study up",
+        "study/node_data.py",
+        " or answer.gone",
+        "",
+        "test_node_data.py",
+    ),
+    (
+        "nor one that left while it was asked for the checkpoints' place",
+        "study/shared_storage.py",
+        "return None if answer.gone else ",
+        "return ",
+        "test_shared_storage.py",
+    ),
+    (
         "a run that hangs is ended after as long as the command line says",
         "study/execution.py",
         "        max_epoch_seconds=options.max_epoch_seconds,\n",
@@ -475,6 +489,13 @@ FAILURES = _of(
 
 STORAGE = _of(
     "trouble of the storage",
+    (
+        "runs of a storage that was moved have their artifacts",
+        "tracking/local_store.py",
+        "            _follow_move(path)\n",
+        "            pass\n",
+        "tracking/test_local_store.py",
+    ),
     (
         "a storage that is very slow is said to be",
         "study/patience.py",
