@@ -15,6 +15,7 @@ from esam_tune.study.closing import print_result
 from esam_tune.study.execution import SweepResult
 from esam_tune.study.folder import study_folder
 from esam_tune.study.preflight import draw_up
+from esam_tune.study.results import write_results
 from esam_tune.tracking.store import local_uri, without_credentials
 
 SERVER = "https://host:5000/mlflow"
@@ -113,6 +114,25 @@ def said(capsys):
     return {
         what.strip(): text.strip() for what, _, text in (line.partition(": ") for line in lines)
     }
+
+
+def test_a_study_whose_working_folder_is_gone_says_all_the_same(here, capsys, monkeypatch):
+    """A second Ray node of a host takes a job's folder away while the job runs."""
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    # A job's script, as the shell named it.
+    monkeypatch.setattr(sys, "argv", ["jobs/sweep.py"])
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    folder = study_folder(here / "runs", "small")
+    write_study(folder, study_spec())
+    (here / "gone").mkdir()
+    monkeypatch.chdir(here / "gone")
+    (here / "gone").rmdir()
+    print_result(result_of(folder), Console(width=200), "sweep x.yaml --resume")
+    write_results(folder, folder.record())
+    monkeypatch.chdir(here)
+    lines = said(capsys)
+    assert lines["go on"].endswith(f"arguments x.yaml --resume --storage {folder.storage}")
+    assert lines["settings"] == str(folder.chosen)
 
 
 GIVEN = [

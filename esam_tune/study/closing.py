@@ -14,6 +14,7 @@ from rich.console import Console
 
 from esam_tune.metrics import COST_METRICS
 from esam_tune.study.execution import SweepResult
+from esam_tune.study.folder import working_folder
 from esam_tune.study.front_table import front_table
 from esam_tune.study.record import StudyRecord
 from esam_tune.study.results import DEFAULT_RULE
@@ -69,8 +70,7 @@ def _next_steps(
 ) -> Iterator[tuple[str, str]]:
     """What to do next, and the command or the place for it."""
     record, folder, command = result.record, result.folder, _command()
-    default = folder.storage == Path("runs").absolute()
-    storage = "" if default else f" --storage {_typed(folder.storage)}"
+    storage = "" if folder.by_default else f" --storage {_typed(folder.storage)}"
     if result.outcome in ("interrupted", "terminated"):
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
             # The folder that a job runs in goes with it: no command of now works afterwards.
@@ -117,11 +117,11 @@ def _command() -> str:
     """How to call this program again: by its name where that is on the path."""
     if shutil.which(_NAME):
         return _NAME
-    called = Path(sys.argv[0]).absolute()
+    called = Path(sys.argv[0])
     # A job's script, or a module, is no command that takes a verb.
-    return (
-        _typed(called) if called.name == _NAME else f"{_typed(Path(sys.executable))} -m {_MODULE}"
-    )
+    if called.name == _NAME:
+        return _typed(called.absolute())
+    return f"{_typed(Path(sys.executable))} -m {_MODULE}"
 
 
 def _typed(path: Path) -> str:
@@ -131,5 +131,5 @@ def _typed(path: Path) -> str:
 
 def _from_here(path: Path) -> Path:
     """The path as seen from this folder."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    here = working_folder()
+    return path if here is None or not path.is_relative_to(here) else path.relative_to(here)

@@ -39,6 +39,12 @@ class StudyFolder:
     name: str
 
     @property
+    def by_default(self) -> bool:
+        """Whether a command that is given here finds it without ``--storage``."""
+        here = working_folder()
+        return here is not None and self.storage == here / "runs"
+
+    @property
     def path(self) -> Path:
         """The study's own folder."""
         return self.storage / self.name
@@ -179,6 +185,17 @@ class StudyFolder:
                     with suppress(OSError):
                         file.unlink(missing_ok=True)
                     _remove_empty(made)
+
+
+def working_folder() -> Path | None:
+    """The folder that this process runs in, or None if it is gone.
+
+    Ray takes a job's away where another node of the same host unpacks the upload once more.
+    """
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return None
 
 
 def study_folder(storage: Path, name: str, field: str = "STUDY") -> StudyFolder:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
 from esam_tune.errors import escaped
 from esam_tune.journal import Event
@@ -92,5 +91,5 @@ def commands(
         ("train it in full and read the test split, once", ["train", "settings.yaml"]),
         ("see every run in MLflow", ["ui"]),
     ]
-    storage = [] if folder.storage == Path("runs").absolute() else ["--storage", "DIR"]
+    storage = [] if folder.by_default else ["--storage", "DIR"]
     return tuple((what, shlex.join(["esam-tune", *words, *storage])) for what, words in listed)
