@@ -87,10 +87,8 @@ def test_overrides_among_the_parameters_follow_too():
     rule=st.sampled_from(["none", "linear", "sqrt"]),
 )
 def test_the_way_there_and_back_is_where_it_began(rows, found, workers, lr, rule):
-    settings = settings_for(rows * found, lr)
-    there = scale_settings(
-        settings, workers, WorkerRule(batch="per-worker", lr=rule), reference=found
-    )
+    settings = settings_for(rows * found, lr, workers=found)
+    there = scale_settings(settings, workers, WorkerRule(batch="per-worker", lr=rule))
     back = scale_settings(there.settings, found, there.rule)
     assert there.effective.rows_per_worker == rows
     assert back.settings.training.batch_size == rows * found
