@@ -139,6 +139,31 @@ def test_a_request_that_says_too_little_is_refused(
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("verb", "given", "words"),
+    [
+        ("train", [], "must be 1, the workers of the training, got 3; ask for 1"),
+        ("train", ["--workers", "2"], "must be 2, the workers of the training, got 3"),
+        ("scale", ["--workers", "1,2"], "must be 2, the workers of the largest count, got 3"),
+    ],
+)
+def test_a_training_awaits_its_own_workers(capsys, tmp_path, verb, given, words):
+    from esam_tune.cli import main
+
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(
+        "task: {dataset: digits, model: small_cnn}\n"
+        "training: {epochs: 1, batch_size: 64, lr: 0.05}\n"
+        "params: {optimizer: sgd}\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        asked = ["--address", address, "--gpus-per-worker", "1", "--await-workers", "3"]
+        storage = ["--storage", str(tmp_path)]
+        assert main([verb, str(settings), *given, *asked, *storage]) == 2
+    assert f"--await-workers: {words}" in capsys.readouterr().err
+
+
 def cloud(port):
     """A cluster file of Ray's own for one machine: a head without CPUs, and up to two nodes."""
     node = {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}

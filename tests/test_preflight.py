@@ -56,23 +56,56 @@ def test_a_resumed_study_keeps_its_workers_and_where_its_checkpoints_are(tmp_pat
             planned(tmp_path, resume=True, **options)
 
 
+def awaiting(count, storage, spec, **options):
+    """What a study that awaits so many workers is told, or None."""
+    room = Room(workers=count, shape=WorkerShape(gpus=1), address="127.0.0.1:6379")
+    asked = SweepOptions(storage=storage, room=room, **options)
+    try:
+        check_room(draw_up(spec, Overrides(), asked), asked)
+    except InputError as error:
+        return str(error)
+    return None
+
+
 @pytest.mark.parametrize(
-    ("max_concurrent", "workers", "most", "why"),
-    [(2, 1, 2, "max_concurrent: 2"), (2, 3, 6, "max_concurrent: 2"), (None, 1, 9, "has no more")],
+    ("max_concurrent", "workers", "most", "why", "remedy"),
+    [
+        (2, 1, 2, "max_concurrent: 2", "raise the sweep's --max-concurrent"),
+        (2, 3, 6, "max_concurrent: 2", "raise the sweep's --max-concurrent"),
+        (None, 1, 9, "the study has no more", "raise --trials"),
+        (20, 1, 9, "the study has no more", "raise --trials"),
+    ],
 )
-def test_no_more_nodes_are_awaited_than_trials_use(tmp_path, max_concurrent, workers, most, why):
+def test_no_more_nodes_are_awaited_than_trials_use(
+    tmp_path, max_concurrent, workers, most, why, remedy
+):
     spec = study_spec(trials=9, baselines=[], max_concurrent=max_concurrent, training=TRAINING)
-    plan = draw_up(spec, Overrides(), SweepOptions(storage=tmp_path, workers_per_trial=workers))
-    # The cluster itself is asked later.
-    address = "127.0.0.1:6379"
+    given = {"storage": tmp_path, "spec": spec, "workers_per_trial": workers}
+    assert awaiting(most, **given) is None
+    said = awaiting(most + workers, **given)
+    assert f"must be at most {most}, all that" in said
+    assert f"({why}), got {most + workers}; ask for fewer, or {remedy}" in said
 
-    def check(count):
-        room = Room(workers=count, shape=WorkerShape(gpus=1), address=address)
-        check_room(plan, room)
 
-    check(most)
-    with pytest.raises(InputError, match=f"at most {most}, .*{why}.*, got {most + 1}; ask for"):
-        check(most + 1)
+def test_awaited_workers_are_those_of_whole_trials(tmp_path):
+    spec = study_spec(trials=9, baselines=[], max_concurrent=2, training=TRAINING)
+    given = {"storage": tmp_path, "spec": spec, "workers_per_trial": 4}
+    assert "at least 4, the workers of one trial, got 2; ask for 4" in awaiting(2, **given)
+    assert "a multiple of the 4 workers of a trial, got 6; ask for 4" in awaiting(6, **given)
+    assert awaiting(6, **given, min_workers=2) is None
+    assert "at least 2" in awaiting(1, **given, min_workers=2)
+
+
+@pytest.mark.parametrize(("max_concurrent", "most"), [(2, 2), (None, 1000)])
+def test_what_is_left_of_a_study_is_bounded_by_its_trials_at_a_time_alone(
+    tmp_path, max_concurrent, most
+):
+    spec = study_spec(trials=1, max_concurrent=max_concurrent, training=TRAINING)
+    WrittenStudy(tmp_path / "small" / "journal.jsonl", spec, tracking_uri=None)
+    given = {"storage": tmp_path, "spec": spec, "resume": True}
+    assert awaiting(most, **given) is None
+    if max_concurrent is not None:
+        assert "max_concurrent: 2" in awaiting(most + 1, **given)
 
 
 def test_worker_counts_as_they_are_typed():

@@ -58,8 +58,8 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--optuna-storage",
         metavar="URL",
-        help="of Optuna's study: postgresql://..., mysql://..., sqlite:///FILE or journal:///FILE "
-        "(default: in the storage)",
+        help="of Optuna's study: postgresql://..., mysql+pymysql://..., sqlite:///FILE or "
+        "journal:///FILE (default: in the storage)",
     )
     parser.add_argument(
         "--warm-start",

@@ -13,7 +13,7 @@ from esam_tune.errors import InputError
 from esam_tune.final_training.folder import TrainingFolder, training_folder
 from esam_tune.final_training.record import TrainingRecord
 from esam_tune.study import cluster
-from esam_tune.study.awaited_room import Room
+from esam_tune.study.awaited_room import Room, check_room
 from esam_tune.study.folder import check_storage
 from esam_tune.study.placement import WorkerShape, place
 from esam_tune.study.space import check_name
@@ -206,6 +206,7 @@ def _checked(
         nodes, shape = cluster.local_nodes(), options.shape
         here = place(nodes, workers, 1, "--workers", shape=shape, where="this machine")
         check_precision(settings.training, gpu=here.gpus_per_worker > 0)
+    check_room(options.room, workers, "training")
     if checkpoint_storage is not None:
         check_checkpoint_storage(checkpoint_storage)
     from esam_tune.tasks.data import check_batch_size, checked_train_split, load_split

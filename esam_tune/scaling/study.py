@@ -25,7 +25,7 @@ from esam_tune.scaling.estimates import FITTED, RESAMPLES, estimator_for
 from esam_tune.scaling.records import Measurement, Plan
 from esam_tune.scaling.timings import Timings
 from esam_tune.study import cluster
-from esam_tune.study.awaited_room import Room, with_room
+from esam_tune.study.awaited_room import Room, check_room, with_room
 from esam_tune.study.folder import check_storage, names_in, reserved_folder
 from esam_tune.study.node_data import check_all_nodes_have
 from esam_tune.study.placement import WorkerShape, place
@@ -175,6 +175,7 @@ def _preflight(settings: TrialSettings, options: ScaleOptions, uri: str) -> Desi
         nodes = cluster.local_nodes()
         placed = place(nodes, largest, 1, "--workers", shape=options.shape, where="this machine")
         check_precision(settings.training, gpu=placed.gpus_per_worker > 0)
+    check_room(options.room, largest, "largest count")
     cluster.check_address(options.address)
     if uri != local_uri(options.storage):
         check_uri(uri)

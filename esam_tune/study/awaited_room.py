@@ -67,6 +67,25 @@ class Room:
         return [{"CPU": float(self.shape.cpus), "GPU": gpus}] * self.workers
 
 
+def check_room(room: Room | None, workers: int, what: str) -> None:
+    """Check that a training gets the workers it has, and no node is started that it leaves idle.
+
+    Args:
+        room: that is asked for, or None.
+        workers: of the training.
+        what: it is.
+
+    Raises:
+        InputError: for any other number.
+    """
+    if room is not None and room.workers != workers:
+        raise InputError(
+            OPTION,
+            f"must be {workers}, the workers of the {what}, got {room.workers}",
+            f"ask for {workers}, or change --workers",
+        )
+
+
 def with_room(nodes: list[Node], room: Room | None) -> list[Node]:
     """The connected cluster's nodes, as soon as they have the room that was asked for.
 
@@ -86,7 +105,7 @@ def with_room(nodes: list[Node], room: Room | None) -> list[Node]:
 
     _log.warning(
         "the cluster has room for %d of %d workers; waiting until its autoscaler has made it: "
-        "`ray status` on the head shows how far it is",
+        "`RAY_AUTH_MODE=token ray status` on the head shows how far it is",
         room.found(nodes),
         room.workers,
     )
@@ -100,8 +119,8 @@ def with_room(nodes: list[Node], room: Room | None) -> list[Node]:
                     OPTION,
                     f"the cluster has room for {room.found(cluster_nodes())} of {room.workers} "
                     f"workers after {_MINUTES:.0f} minutes",
-                    "see on the head what holds its autoscaler up, with `ray status` and in "
-                    "/tmp/ray/session_latest/logs/monitor.log, or ask for fewer",
+                    "see on the head what holds its autoscaler up, with `RAY_AUTH_MODE=token ray "
+                    "status` and in /tmp/ray/session_latest/logs/monitor.log, or ask for fewer",
                 )
     finally:
         remove_placement_group(group)

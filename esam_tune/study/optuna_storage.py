@@ -27,7 +27,7 @@ def check_optuna_storage(url: str) -> None:
     """Require a storage URL that can be used, within seconds and without making anything.
 
     Args:
-        url: ``postgresql://...``, ``mysql://...``, ``sqlite:///FILE`` or ``journal:///FILE``.
+        url: ``postgresql://...``, ``mysql+pymysql://...``, ``sqlite:///FILE`` or ``journal:///FILE``.
 
     Raises:
         InputError: naming ``--optuna-storage``; credentials in the URL are not shown.

@@ -177,7 +177,7 @@ def check_plan(plan: Plan, options: SweepOptions) -> None:
         InputError: naming what is wrong.
     """
     spec, workers, min_workers = plan.spec, plan.workers, plan.min_workers
-    check_room(plan, options.room)
+    check_room(plan, options)
     cluster.check_address(options.address)
     _check_elastic(options, min_workers)
     if plan.uri != local_uri(options.storage):
@@ -213,24 +213,41 @@ def _check_elastic(options: SweepOptions, fewest: int | None) -> None:
         )
 
 
-def check_room(plan: Plan, room: Room | None) -> None:
-    """Check that no node is started which the study then leaves idle.
+def check_room(plan: Plan, options: SweepOptions) -> None:
+    """Check that a trial fits into the room that is asked for, and no node is left idle in it.
+
+    How many runs a resumed study has left, or a refined one gets, is not known here.
 
     Raises:
-        InputError: for room that its trials do not take.
+        InputError: for room that is too small, or that its trials do not take.
     """
+    room, workers, fewest = options.room, plan.workers, plan.min_workers or plan.workers
     if room is None:
         return
-    most, why = plan.spec.runs, "the study has no more"
-    asked = plan.spec.max_concurrent
-    if asked is not None and asked < most:
-        most, why = asked, f"max_concurrent: {asked}"
-    if room.workers > most * plan.workers:
+    if room.workers < fewest:
         raise InputError(
             OPTION,
-            f"must be at most {most * plan.workers}, all that the trials at a time take ({why}), "
+            f"must be at least {fewest}, the workers of one trial, got {room.workers}",
+            f"ask for {fewest}, or give trials fewer with --workers-per-trial",
+        )
+    if plan.min_workers is None and room.workers % workers:
+        raise InputError(
+            OPTION,
+            f"must be a multiple of the {workers} workers of a trial, got {room.workers}",
+            f"ask for {room.workers // workers * workers}",
+        )
+    most, why, more = plan.spec.runs, "the study has no more", "--trials"
+    asked = plan.spec.max_concurrent
+    if asked is not None and (options.resume or asked < most):
+        most, why, more = asked, f"max_concurrent: {asked}", "the sweep's --max-concurrent"
+    elif options.resume:
+        return
+    if room.workers > most * workers:
+        raise InputError(
+            OPTION,
+            f"must be at most {most * workers}, all that the trials at a time take ({why}), "
             f"got {room.workers}",
-            "ask for fewer, or raise --max-concurrent",
+            f"ask for fewer, or raise {more}",
         )
 
 

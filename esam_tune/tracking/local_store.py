@@ -49,16 +49,14 @@ def _follow_move(path: Path) -> None:
     MLflow keeps for each run the absolute address of its artifacts. Without this they would be
     looked for where they were, and what a resumed study adds would go there.
     """
-    here = (path.parent / ARTIFACTS).resolve()
-    if not here.is_dir():
-        return
-    now = f"{here.as_uri()}/"
+    now = f"{(path.resolve().parent / ARTIFACTS).as_uri()}/"
     with closing(sqlite3.connect(path)) as database, database:
         found = database.execute(
             "SELECT artifact_location FROM experiments WHERE name = ?", (EXPERIMENT,)
         ).fetchone()
-        before = found[0].removesuffix(EXPERIMENT) if found else now
-        if before == now or not before.endswith(f"/{ARTIFACTS}/"):
+        before = str(found[0]).removesuffix(EXPERIMENT) if found else now
+        ours = before.startswith("file:") and before.endswith(f"/{ARTIFACTS}/")
+        if before == now or not ours:
             return
         for table, column in _ADDRESSES:
             database.execute(

@@ -3,17 +3,21 @@
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from esam_tune.tracking.local_store import prepare_store
 from esam_tune.tracking.store import artifact_root, connect, experiment, local_uri
+from esam_tune.tracking.ui import serve_ui
 
 MAKE = """
 import sys
@@ -90,14 +94,73 @@ def test_runs_of_a_storage_that_was_moved_or_copied_have_their_artifacts(tmp_pat
     assert len([*moved.rglob("said.txt")]) == 1
 
 
-def test_only_what_lay_beside_the_store_is_looked_for_there(tmp_path):
-    elsewhere, storage = tmp_path / "elsewhere", tmp_path / "runs"
-    for folder in (elsewhere, storage, storage / "mlartifacts"):
-        folder.mkdir()
-    client = connect(local_uri(storage))
-    client.create_experiment("esam-tune", artifact_location=elsewhere.as_uri())
-    run_id = say(storage, "far")
-    assert artifacts_of(storage) == ({run_id: "far"}, elsewhere.as_uri())
+def test_what_a_moved_storage_has_yet_to_log_is_logged_there(tmp_path):
+    """A training has a run from its start on, and its first artifact at its end."""
+    there, moved = tmp_path / "a", tmp_path / "b"
+    there.mkdir()
+    uri = local_uri(there)
+    run = connect(uri).create_run(experiment(connect(uri), artifact_root(there, uri)))
+    there.rename(moved)
+    connect(local_uri(moved)).log_text(run.info.run_id, "late", "said.txt")
+    assert artifacts_of(moved)[0] == {run.info.run_id: "late"}
+    assert not there.exists()
+
+
+def test_the_networks_of_a_moved_storage_are_found(tmp_path):
+    there, moved = tmp_path / "a", tmp_path / "b"
+    there.mkdir()
+    client = connect(local_uri(there))
+    known = experiment(client, artifact_root(there, local_uri(there)))
+    model = client.create_logged_model(known, name="net")
+    client.create_registered_model("net")
+    client.create_model_version("net", f"{model.artifact_location}/weights")
+    there.rename(moved)
+    client = connect(local_uri(moved))
+    location = client.get_logged_model(model.model_id).artifact_location
+    assert location.startswith((moved / "mlartifacts").as_uri())
+    assert client.get_model_version("net", "1").source == f"{location}/weights"
+
+
+def test_the_ui_shows_a_moved_storages_artifacts(tmp_path, monkeypatch):
+    there, moved = tmp_path / "a", tmp_path / "b"
+    there.mkdir()
+    run_id = say(there, "seen")
+    there.rename(moved)
+    uri = local_uri(moved)
+
+    def become(*_):
+        with closing(sqlite3.connect(moved / "mlflow.db")) as database:
+            (address,) = database.execute(
+                "SELECT artifact_uri FROM runs WHERE run_uuid = ?", (run_id,)
+            ).fetchone()
+        assert address.startswith((moved / "mlartifacts").as_uri())
+        raise SystemExit
+
+    monkeypatch.setattr(os, "execv", become)
+    with pytest.raises(SystemExit):
+        serve_ui(uri, artifact_root(moved, uri), "127.0.0.1", free_port())
+
+
+@pytest.mark.parametrize("where", ["{}/elsewhere", "s3://bucket/mlartifacts/esam-tune"])
+def test_only_what_lay_beside_the_store_is_looked_for_there(tmp_path, where):
+    (tmp_path / "mlartifacts").mkdir()
+    address = where.format(tmp_path.as_uri())
+    client = connect(local_uri(tmp_path))
+    client.create_experiment("esam-tune", artifact_location=address)
+    known = connect(local_uri(tmp_path)).get_experiment_by_name("esam-tune")
+    assert known.artifact_location == address
+
+
+def test_a_store_that_cannot_be_written_now_is_left_to_mlflow(tmp_path):
+    there, moved = tmp_path / "a", tmp_path / "b"
+    there.mkdir()
+    say(there, "held")
+    there.rename(moved)
+    with closing(sqlite3.connect(moved / "mlflow.db")) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        prepare_store(local_uri(moved))
+        holder.rollback()
+    assert artifacts_of(moved)[1] == (moved / "mlartifacts/esam-tune").as_uri()
 
 
 def test_without_links_the_store_is_made_in_its_place(tmp_path, monkeypatch):
