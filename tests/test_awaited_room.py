@@ -27,6 +27,11 @@ from esam_tune.study.placement import WorkerShape, place
 
 ADDRESS = "127.0.0.1:6379"
 ON_A_GPU = WorkerShape(cpus=2, gpus=1)
+SETTINGS = """
+task: {dataset: digits, model: small_cnn}
+training: {epochs: 1, batch_size: 64, lr: 0.05}
+params: {optimizer: sgd}
+"""
 
 
 def room(workers, shape=ON_A_GPU):
@@ -129,11 +134,7 @@ def test_a_request_that_says_too_little_is_refused(
         "scale": [tmp_path / "settings.yaml", "--workers", "1,2"],
         "refine": ["tiny", "--seeds", "2"],
     }[verb]
-    (tmp_path / "settings.yaml").write_text(
-        "task: {dataset: digits, model: small_cnn}\n"
-        "training: {epochs: 1, batch_size: 64, lr: 0.05}\n"
-        "params: {optimizer: sgd}\n"
-    )
+    (tmp_path / "settings.yaml").write_text(SETTINGS)
     code = main([verb, *map(str, first), *options, "--await-workers", "2"])
     assert code == 2
     assert words in capsys.readouterr().err
@@ -151,11 +152,7 @@ def test_a_training_awaits_its_own_workers(capsys, tmp_path, verb, given, words)
     from esam_tune.cli import main
 
     settings = tmp_path / "settings.yaml"
-    settings.write_text(
-        "task: {dataset: digits, model: small_cnn}\n"
-        "training: {epochs: 1, batch_size: 64, lr: 0.05}\n"
-        "params: {optimizer: sgd}\n"
-    )
+    settings.write_text(SETTINGS)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = f"127.0.0.1:{listening.getsockname()[1]}"
         asked = ["--address", address, "--gpus-per-worker", "1", "--await-workers", "3"]

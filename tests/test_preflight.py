@@ -6,7 +6,13 @@ from study_events import WrittenStudy, study_spec
 from esam_tune.errors import InputError
 from esam_tune.study.awaited_room import Room
 from esam_tune.study.placement import WorkerShape
-from esam_tune.study.preflight import SweepOptions, check_room, draw_up, preflight, workers_text
+from esam_tune.study.preflight import (
+    SweepOptions,
+    check_trials_fit,
+    draw_up,
+    preflight,
+    workers_text,
+)
 from esam_tune.study.space import Overrides
 
 TRAINING = {"epochs": 2, "batch_size": 48, "lr": 0.05}
@@ -61,7 +67,7 @@ def awaiting(count, storage, spec, **options):
     room = Room(workers=count, shape=WorkerShape(gpus=1), address="127.0.0.1:6379")
     asked = SweepOptions(storage=storage, room=room, **options)
     try:
-        check_room(draw_up(spec, Overrides(), asked), asked)
+        check_trials_fit(draw_up(spec, Overrides(), asked), asked)
     except InputError as error:
         return str(error)
     return None

@@ -177,7 +177,7 @@ def check_plan(plan: Plan, options: SweepOptions) -> None:
         InputError: naming what is wrong.
     """
     spec, workers, min_workers = plan.spec, plan.workers, plan.min_workers
-    check_room(plan, options)
+    check_trials_fit(plan, options)
     cluster.check_address(options.address)
     _check_elastic(options, min_workers)
     if plan.uri != local_uri(options.storage):
@@ -213,7 +213,7 @@ def _check_elastic(options: SweepOptions, fewest: int | None) -> None:
         )
 
 
-def check_room(plan: Plan, options: SweepOptions) -> None:
+def check_trials_fit(plan: Plan, options: SweepOptions) -> None:
     """Check that a trial fits into the room that is asked for, and no node is left idle in it.
 
     How many runs a resumed study has left, or a refined one gets, is not known here.
